@@ -1,0 +1,107 @@
+"""Records to batches and back: the one module that knows the compiled codec.
+
+    record = length:varint attributes:i8 timestamp_delta:varlong offset_delta:varint
+             key_length:varint key value_length:varint value
+             header_count:varint (name_length:varint name value_length:varint value)*
+
+Varints are zigzag; a length of -1 stands for None. The codec is aiokafka's, compiled: about 0.2 us to build
+a record and 0.1 us to read one, fifteen times less than Python would take; `tests/log/test_codec.py` holds
+an independent one as its oracle.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, cast
+
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+from framework.log.errors import Damaged, RecordTooLarge
+
+Headers = list[tuple[str, bytes | None]]
+NO_HEADERS: Headers = []
+"""Shared by all records without any: the codec wants a list, and never changes it."""
+
+
+class NewRecord(NamedTuple):
+    """A record to append: `timestamp` in milliseconds since the epoch; a value of None is a tombstone."""
+
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: Headers = NO_HEADERS
+
+
+class StoredRecord(Protocol):
+    """A record as the log gives it back."""
+
+    @property
+    def offset(self) -> int:
+        """Its position in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since the epoch, as its producer set it."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The key's bytes."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The value's bytes; None for a tombstone."""
+
+    @property
+    def headers(self) -> Headers:
+        """Name and value of each header, in order."""
+
+
+def encode(
+    records: Iterable[NewRecord],
+    *,
+    max_batch_bytes: int,
+    producer_id: int = -1,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+) -> list[bytearray]:
+    """*records* as batches of at most *max_batch_bytes*, each based at offset 0 until it is appended.
+
+    With a *producer_id*, sequence numbers run on through the batches from *base_sequence*.
+
+    Raises:
+        RecordTooLarge: One record alone is larger than *max_batch_bytes*.
+    """
+    batches: list[bytearray] = []
+    builder, count = None, 0
+    for key, value, timestamp, headers in records:
+        if builder is not None:
+            if builder.append(count, timestamp, key, value, headers) is not None:
+                count += 1
+                continue
+            batches.append(builder.build())
+            if base_sequence >= 0:
+                base_sequence = (base_sequence + count) & 0x7FFFFFFF
+        builder = DefaultRecordBatchBuilder(2, 0, 0, producer_id, producer_epoch, base_sequence, max_batch_bytes)
+        builder.append(0, timestamp, key, value, headers)
+        count = 1
+        if builder.size() > max_batch_bytes:
+            raise RecordTooLarge(
+                f"a record takes {builder.size()} bytes, max.message.bytes of its topic is {max_batch_bytes}"
+            )
+    if builder is not None:
+        batches.append(builder.build())
+    return batches
+
+
+def decode(batch: bytes | memoryview) -> list[StoredRecord]:
+    """The records of one *batch*, whose checksum has been verified.
+
+    Raises:
+        Damaged: The bytes are no batch although the checksum is right.
+    """
+    try:
+        return cast(list[StoredRecord], list(DefaultRecordBatch(batch)))
+    except (CorruptRecordException, ValueError, struct.error) as error:
+        raise Damaged(f"a batch of {len(batch)} bytes cannot be decoded: {error}") from error

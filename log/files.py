@@ -1,0 +1,104 @@
+"""The file seam: every byte the log writes, and every sync, rename and unlink, goes through here.
+
+Tests pass a subclass that fails, tears, drops or kills at a chosen operation; nothing else in
+`log/` calls `os.pwrite`, `os.fsync`, `os.rename` or `os.unlink`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_F_FULLFSYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone stops at the drive's cache.
+
+
+class Files:
+    """The operating system's files.
+
+    Every method raises `OSError` as the system call does; a write is complete when it returns.
+    """
+
+    def open(self, path: Path, *, create: bool = False, write: bool = True) -> int:
+        """Open *path* and return its descriptor, closed on exec."""
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        return os.open(path, flags, 0o644)
+
+    def close(self, fd: int) -> None:
+        """Close *fd*."""
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, position: int) -> bytes:
+        """Up to *size* bytes at *position*; fewer only at the end of the file."""
+        return os.pread(fd, size, position)
+
+    def size(self, fd: int) -> int:
+        """The length of the file in bytes."""
+        return os.fstat(fd).st_size
+
+    def pwrite(self, fd: int, data: bytes | memoryview, position: int) -> None:
+        """Write all of *data* at *position*."""
+        view = memoryview(data)
+        while view:
+            # A nearly full disk takes a part first and refuses only the next call.
+            written = os.pwrite(fd, view, position)
+            view, position = view[written:], position + written
+
+    def pwritev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], position: int) -> int:
+        """Write all *buffers*, one behind the other, at *position*; return their length in bytes."""
+        total = sum(map(len, buffers))
+        if len(buffers) <= _IOV_MAX and os.pwritev(fd, buffers, position) == total:
+            return total
+        self.pwrite(fd, b"".join(buffers), position)
+        return total
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to *size* bytes."""
+        os.ftruncate(fd, size)
+
+    def fdatasync(self, fd: int) -> None:
+        """Return when the file's bytes (and its length) would survive a power cut."""
+        if _F_FULLFSYNC is not None:
+            fcntl.fcntl(fd, _F_FULLFSYNC)
+        elif sys.platform == "darwin":
+            os.fsync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        """Return when the names in directory *path* would survive a power cut."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def mkdir(self, path: Path) -> None:
+        """Make directory *path*, whose parent exists, and make its name durable."""
+        os.mkdir(path)
+        self.sync_directory(path.parent)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename, replacing *target* in one step."""
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove the name *path*."""
+        os.unlink(path)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Make *data* the content of *path*, durably and in one step: readers see the old or the new."""
+        temporary = path.with_name(path.name + ".tmp")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            self.pwrite(fd, data, 0)
+            self.fdatasync(fd)
+        finally:
+            os.close(fd)
+        self.rename(temporary, path)
+        self.sync_directory(path.parent)
+
+
+_IOV_MAX = 1024

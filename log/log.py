@@ -1,0 +1,185 @@
+"""The log of one data directory, as one process has it open.
+
+    data/
+      shared                        marks, locks and doorbell          see `shared`
+      catalogue                     the topics                         see `catalogue`
+      topics/<id>/<partition>/      manifest and segments              see `manifest`, `segment`
+      state/                        tables and committed offsets       see `framework.state`
+"""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import Future
+from pathlib import Path
+
+from framework.log.catalogue import Catalogue, TopicInfo
+from framework.log.clock import Clock, Random, SystemClock, SystemRandom
+from framework.log.committer import Append, Committer
+from framework.log.doorbell import Doorbell
+from framework.log.errors import Conflict, Error, LogClosed, NoDataDirectory, UnknownPartition
+from framework.log.files import Files
+from framework.log.partition import Partition, Place
+from framework.log.reader import Reader
+from framework.log.recovery import recover_partition
+from framework.log.settings import TopicSettings
+from framework.log.shared import close_shared, open_shared
+
+
+class Log:
+    """An open data directory; thread-safe. Any number of processes may have it open at once."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        create: bool = False,
+        files: Files | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        """Open the directory, and recover it if the machine went down since it was last open.
+
+        Raises:
+            NoDataDirectory: There is none at *path*, and *create* is false.
+            Damaged: It cannot be opened without losing what was durable.
+        """
+        self.path = Path(path).absolute()
+        self.files, self.clock = files or Files(), clock or SystemClock()
+        self._random = random or SystemRandom()
+        self._make_directory(create)
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        boot_id = _boot_id()
+        self.shared, first = open_shared(self.path / "shared", self.files, boot_id)
+        self._catalogue = Catalogue(self.path, self.shared, self.files)
+        self._place = Place(self.path, self.shared, self.files, self.clock)
+        self._committer = Committer(f"framework-log-{self.path.name}")
+        self._closed = False
+        if first:
+            try:
+                self._recover(boot_id)
+            except BaseException:
+                close_shared(self.shared)
+                raise
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Topics.
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """Every topic by name."""
+        self._check_open()
+        return dict(self._catalogue.topics())
+
+    def topic(self, name: str) -> TopicInfo:
+        """The topic *name*.
+
+        Raises:
+            UnknownTopic: There is none.
+        """
+        self._check_open()
+        return self._catalogue.topic(name)
+
+    def create_topic(self, name: str, partitions: int, settings: TopicSettings | None = None) -> TopicInfo:
+        """Make a topic, durably.
+
+        Raises:
+            TopicExists: There is one of this name.
+            InvalidName, InvalidSetting: Kafka would not take it.
+        """
+        self._check_open()
+        topic_id = uuid.UUID(bytes=self._random.token(16), version=4).hex
+        return self._catalogue.create(name, partitions, settings or TopicSettings(), topic_id)
+
+    def partition(self, topic: TopicInfo, number: int) -> Partition:
+        """One partition of *topic*.
+
+        Raises:
+            UnknownPartition: The topic has fewer.
+        """
+        self._check_open()
+        if not 0 <= number < topic.partitions:
+            raise UnknownPartition(f"topic {topic.name!r} has partitions 0 to {topic.partitions - 1}, not {number}")
+        key = (topic.id, number)
+        known = self._partitions.get(key)
+        return known or self._partitions.setdefault(key, Partition(self._place, topic, number))
+
+    # Records.
+
+    def append(self, partition: Partition, batches: list[bytearray]) -> Future[int]:
+        """Append *batches*, which `codec.encode` built; their first offset, once they are durable.
+
+        The batches belong to the log from here on. -1 stands for batches that an idempotent producer sent before.
+        """
+        return self._committer.submit(Append(partition, batches))
+
+    def sync(self, partition: Partition) -> Future[int]:
+        """Bring to disk what any process has written to *partition*."""
+        return self._committer.submit(Append(partition, []))
+
+    def reader(self, partition: Partition, offset: int) -> Reader:
+        """A reader that begins at *offset*."""
+        self._check_open()
+        return Reader(partition, self.files, offset)
+
+    def doorbell(self) -> Doorbell:
+        """A new watch, which rings when any high watermark or the catalogue moves."""
+        self._check_open()
+        return Doorbell(self.shared.path)
+
+    def close(self) -> None:
+        """Finish the appends that were submitted and close every file; more calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._committer.close()
+        for partition in self._partitions.values():
+            partition.close()
+        close_shared(self.shared)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogClosed(f"the log in {self.path} is closed")
+
+    def _make_directory(self, create: bool) -> None:
+        try:
+            if not (self.path / "shared").exists() and not (self.path / "catalogue").exists():
+                if not create:
+                    raise NoDataDirectory(f"there is no data directory at {self.path}")
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.files.sync_directory(self.path.parent)
+        except OSError as error:
+            raise Error(f"cannot open the data directory {self.path}: {error.strerror}") from error
+
+    def _recover(self, boot_id: bytes) -> None:
+        if not self.shared.trusted:
+            if not self.shared.alone:
+                raise Conflict(f"{self.path} is open under another boot id: two machines, or two kernels, share it")
+            topics = self._catalogue.topics().values()
+            self.shared.grow(1 + max((slot for topic in topics for slot in topic.slots), default=0))
+            for topic in topics:
+                for number in range(topic.partitions):
+                    partition = self.partition(topic, number)
+                    recover_partition(partition.directory, topic, number, self.shared, self.files)
+            self.shared.adopt(boot_id)
+        self.shared.opened()
+        for topic in self._catalogue.topics().values():
+            for number, slot in enumerate(topic.slots):
+                # Its writer may have been killed between write and sync.
+                if self.shared.written_offset(slot) > self.shared.durable_offset(slot):
+                    self.sync(self.partition(topic, number))
+
+
+def _boot_id() -> bytes:
+    """16 bytes that change with every start of the machine."""
+    try:
+        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+    except OSError:
+        import subprocess
+
+        boot = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True)
+        return uuid.UUID(boot.stdout.strip()).bytes

@@ -1,0 +1,372 @@
+"""One partition as one process sees it: its segments, appending to it and bringing it to disk.
+
+Only the committer thread appends. Everything here that changes the partition happens under its lock in the
+shared file and starts from the `written` mark, so it does not matter which process changed it last.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+from framework.log.catalogue import TopicInfo
+from framework.log.clock import Clock
+from framework.log.errors import Damaged, OffsetOutOfRange, OutOfOrderSequence, PartitionFailed
+from framework.log.files import Files
+from framework.log.header import BEFORE_LENGTH_BYTES, Header, read_header, set_base_offset, walk
+from framework.log.manifest import Manifest
+from framework.log.producers import Producers
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment
+from framework.log.shared import FAILED, PARTITION_LOCK, Mark, Shared
+
+_FOLD_BYTES = 1 << 20
+Placed = tuple[bytearray, int, int, int]
+"""A batch to write, its base offset, position in the file, and largest timestamp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What partitions need of the log they lie in."""
+
+    directory: Path
+    shared: Shared
+    files: Files
+    clock: Clock
+
+
+class Partition:
+    """The log of one partition."""
+
+    def __init__(self, place: Place, topic: TopicInfo, number: int) -> None:
+        """Touches no file."""
+        self.topic, self.number, self.slot = topic, number, topic.slots[number]
+        self.name = f"{topic.name}-{number}"
+        self.directory = place.directory / "topics" / topic.id / str(number)
+        self._shared, self._files, self._clock = place.shared, place.files, place.clock
+        self._manifest: Manifest | None = None
+        self._manifest_identity: tuple[int, int] | None = None
+        self._segments: dict[int, Segment] = {}
+        self._writer: Writer | None = None
+        self._producers: Producers | None = None
+        self._folded_to = Mark(0, 0, 0)
+
+    # What readers ask.
+
+    @property
+    def log_start(self) -> int:
+        """The first offset that is kept."""
+        manifest = self._known_manifest()
+        return manifest.log_start if manifest else 0
+
+    @property
+    def high_watermark(self) -> int:
+        """The first offset that cannot be read yet."""
+        return self._shared.durable_offset(self.slot)
+
+    @property
+    def durable(self) -> Mark:
+        """The high watermark, and where in the files it is."""
+        return self._shared.durable(self.slot)
+
+    @property
+    def log_end(self) -> int:
+        """The next offset to be written."""
+        return self._shared.written_offset(self.slot)
+
+    def segment_of(self, offset: int) -> tuple[Segment, int | None]:
+        """The segment that holds *offset*, and the base offset of the one behind it.
+
+        Raises:
+            OffsetOutOfRange: It is below the log start or above the log end.
+        """
+        manifest = self._known_manifest()
+        if manifest is None or not manifest.log_start <= offset <= self.log_end:
+            start, end = (manifest.log_start if manifest else 0), self.log_end
+            raise OffsetOutOfRange(f"{self.name} has no offset {offset}: log start is {start}, log end is {end}")
+        bases = [row.base_offset for row in manifest.segments]
+        at = bisect_right(bases, offset) - 1
+        return self._segment(manifest, at), bases[at + 1] if at + 1 < len(bases) else None
+
+    def segments(self) -> list[Segment]:
+        """Every segment in order, the active one last."""
+        manifest = self._known_manifest()
+        return [self._segment(manifest, at) for at in range(len(manifest.segments))] if manifest else []
+
+    def _known_manifest(self) -> Manifest | None:
+        active = self._shared.written(self.slot).segment
+        if self._manifest is None or self._manifest.active.base_offset != active:
+            identity = self._identify_manifest()
+            if identity is None:
+                return None
+            self._manifest, self._manifest_identity = Manifest.read(self.directory), identity
+        return self._manifest
+
+    def _identify_manifest(self) -> tuple[int, int] | None:
+        try:
+            stat = os.stat(self.directory / "manifest")
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+    def _replace_manifest(self, manifest: Manifest) -> None:
+        manifest.write(self._files, self.directory)
+        self._manifest, self._manifest_identity = manifest, self._identify_manifest()
+
+    def _segment(self, manifest: Manifest, at: int) -> Segment:
+        row = manifest.segments[at]
+        segment = self._segments.get(row.generation)
+        if segment is None:
+            segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
+            if segment.closed:
+                segment.load_index()
+            self._segments[row.generation] = segment
+        if row.size_bytes is not None:
+            segment.closed, segment.size_bytes = True, row.size_bytes
+        return segment
+
+    # What the committer does.
+
+    def append(self, groups: list[list[bytearray]]) -> list[int | OutOfOrderSequence]:
+        """Write the batches of all *groups* and publish them; the base offset of each group.
+
+        A group whose batches were all sent before answers -1: nothing is written again, and the caller
+        acknowledges it, like any other, when what is written now is durable.
+
+        Raises:
+            PartitionFailed, OSError: The last groups were not appended.
+        """
+        with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+            if self._shared.flags(self.slot) & FAILED:
+                raise PartitionFailed(f"{self.name} failed to sync and takes no appends until it is reopened")
+            writer, mark = self._attach_writer()
+            try:
+                return self._append(groups, mark, writer)
+            except BaseException:
+                self._producers = None  # It may count batches that are not there.
+                raise
+
+    def sync(self) -> Mark:
+        """Bring what is written to disk; returns up to where. Call `advance` with it afterwards."""
+        mark = self._shared.written(self.slot)
+        if self._writer is None or self._writer.segment.base_offset != mark.segment:
+            with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+                self._attach_writer()
+                mark = self._shared.written(self.slot)
+        assert self._writer is not None
+        try:
+            self._writer.sync(self._shared.append_second(self.slot))
+        except OSError:
+            with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+                self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
+            raise
+        return mark
+
+    def advance(self, mark: Mark) -> None:
+        """Move the high watermark up to *mark*, which a finished `sync` returned."""
+        with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+            self._shared.publish_durable(self.slot, mark)
+
+    def last_sequence(self, producer_id: int) -> int | None:
+        """The sequence of *producer_id*'s last record, None if it has none."""
+        with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+            if self._known_manifest() is None:
+                return None
+            writer, mark = self._attach_writer()
+            return self._fold_producers(writer, mark).last_sequence(producer_id)
+
+    def close(self) -> None:
+        """Close the files that are open for appending."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    # Under the lock.
+
+    def _attach_writer(self) -> tuple[Writer, Mark]:
+        """The open active segment, cut to the end of what has been appended."""
+        mark = self._shared.written(self.slot)
+        if self._manifest_identity != self._identify_manifest():
+            self._manifest = None  # Another process rolled; if it was killed then, no mark says so.
+        manifest = self._known_manifest()
+        if manifest is None:
+            manifest = self._create()
+        if manifest.active.base_offset != mark.segment:
+            # Killed between the new manifest and the mark: the roll is as good as done.
+            if manifest.active.base_offset != mark.offset:
+                raise Damaged(
+                    f"{self.directory / 'manifest'} ends with segment {manifest.active.base_offset}, "
+                    f"the log end is {mark.offset} in segment {mark.segment}"
+                )
+            mark = Mark(mark.offset, 0, mark.offset)
+            self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
+        if self._writer is None or self._writer.segment.base_offset != mark.segment:
+            self.close()
+            segment = self._segment(manifest, len(manifest.segments) - 1)
+            self._writer = Writer(self._files, segment)
+        self._writer.cut_to(mark.position)
+        return self._writer, mark
+
+    def _create(self) -> Manifest:
+        for directory in (self.directory.parent.parent, self.directory.parent, self.directory):
+            if not directory.is_dir():
+                self._files.mkdir(directory)
+        manifest = Manifest.empty(self.topic.id, self.number)
+        segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
+        self._begin_segment(segment, Producers())
+        self._replace_manifest(manifest)
+        return manifest
+
+    def _begin_segment(self, segment: Segment, producers: Producers) -> None:
+        for path, head in ((segment.path, b""), (segment.appended_path, APPENDED_MAGIC)):
+            fd = self._files.open(path, create=True)
+            try:
+                self._files.truncate(fd, 0)
+                self._files.pwrite(fd, head, 0)
+                self._files.fdatasync(fd)
+            finally:
+                self._files.close(fd)
+        producers.write(self._files, segment.producers_path)  # This also makes the two names durable.
+
+    def _append(
+        self, groups: list[list[bytearray]], mark: Mark, writer: Writer
+    ) -> list[int | OutOfOrderSequence]:
+        """Give each new batch its offset and write it; roll where the active segment is full."""
+        answers: list[int | OutOfOrderSequence] = []
+        pending: list[Placed] = []
+        offset, position = mark.offset, mark.position
+        for group in groups:
+            answer: int | OutOfOrderSequence = -1
+            for batch in group:
+                header = read_header(batch)
+                try:
+                    if header.producer_id >= 0 and self._is_duplicate(header, writer, mark):
+                        continue
+                except OutOfOrderSequence as error:
+                    answer = error
+                    break
+                if position and position + len(batch) > self.topic.settings.segment_bytes:
+                    self._write(writer, pending, Mark(offset, position, writer.segment.base_offset))
+                    pending = []
+                    writer, mark = self._roll(writer)
+                    position = 0
+                set_base_offset(batch, offset)
+                if header.producer_id >= 0:
+                    assert self._producers is not None
+                    self._producers.add(header, offset)
+                pending.append((batch, offset, position, header.max_timestamp))
+                answer = offset if answer == -1 else answer
+                offset, position = offset + header.last_offset_delta + 1, position + len(batch)
+            answers.append(answer)
+        self._write(writer, pending, Mark(offset, position, writer.segment.base_offset))
+        return answers
+
+    def _is_duplicate(self, header: Header, writer: Writer, mark: Mark) -> bool:
+        if self._producers is None or self._folded_to != mark:
+            self._fold_producers(writer, mark)
+        assert self._producers is not None
+        return self._producers.is_duplicate(header)
+
+    def _fold_producers(self, writer: Writer, mark: Mark) -> Producers:
+        """The producers as of *mark*, from the snapshot and the headers behind it."""
+        if self._producers is None or self._folded_to.segment != mark.segment:
+            self._producers = Producers.read(writer.segment.producers_path)
+            self._folded_to = Mark(mark.segment, 0, mark.segment)
+        position = self._folded_to.position
+        while position < mark.position:
+            size = min(_FOLD_BYTES, mark.position - position)
+            data = writer.read(size, position)
+            whole = 0
+            for at, base_offset, length in walk(data):
+                header = read_header(data, at)
+                if header.producer_id >= 0:
+                    self._producers.add(header, base_offset)
+                whole = at + length
+            if not whole:  # A batch larger than a chunk.
+                header = read_header(data)
+                if header.producer_id >= 0:
+                    self._producers.add(header, header.base_offset)
+                whole = header.length + BEFORE_LENGTH_BYTES
+            position += whole
+        self._folded_to = mark
+        return self._producers
+
+    def _write(self, writer: Writer, pending: list[Placed], mark: Mark) -> None:
+        if not pending:
+            return
+        before = self._shared.written(self.slot)
+        last_second = self._shared.append_second(self.slot)
+        second = max(last_second, self._clock.now_ms() // 1000)
+        writer.write([batch for batch, *_ in pending], before.position)
+        if second != last_second or before.position == 0:
+            writer.note_second(second, before.offset)
+        self._shared.publish_written(self.slot, mark, second)
+        for batch, offset, position, max_timestamp in pending:
+            writer.segment.note(offset, position, len(batch), max_timestamp)
+        if self._folded_to == before:
+            self._folded_to = mark
+
+    def _roll(self, writer: Writer) -> tuple[Writer, Mark]:
+        """Close the active segment, durably, and begin the next one at the log end."""
+        assert self._manifest is not None
+        mark = self._shared.written(self.slot)
+        producers = self._fold_producers(writer, mark)
+        # Whoever syncs the new segment later says that everything below it is on disk too.
+        writer.sync(self._shared.append_second(self.slot))
+        writer.segment.walk_to(self._files, writer.fd, mark.position)
+        self._files.replace(writer.segment.index_path, writer.segment.index_bytes())
+        manifest = self._manifest.rolled(mark.offset, mark.position)
+        row = manifest.active
+        segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
+        self._begin_segment(segment, producers)
+        self._replace_manifest(manifest)
+        self._segment(manifest, len(manifest.segments) - 2)
+        mark = Mark(mark.offset, 0, mark.offset)
+        self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
+        self._folded_to = mark
+        return self._attach_writer()
+
+
+class Writer:
+    """The two open files of an active segment."""
+
+    def __init__(self, files: Files, segment: Segment) -> None:
+        """Open them."""
+        self._files, self.segment = files, segment
+        self.fd = files.open(segment.path)
+        self._appended_fd = files.open(segment.appended_path)
+        self._synced_second = -1  # Whoever noted a second last may have died before its sync.
+
+    def cut_to(self, end: int) -> None:
+        """Remove what stands behind *end*: a write that was killed, never appended."""
+        if self._files.size(self.fd) > end:
+            self._files.truncate(self.fd, end)
+            # Synced, or a power cut could bring the old bytes back behind newer ones.
+            self._files.fdatasync(self.fd)
+
+    def read(self, size: int, position: int) -> bytes:
+        """Up to *size* bytes of the log file."""
+        return self._files.pread(self.fd, size, position)
+
+    def write(self, buffers: list[bytearray], position: int) -> None:
+        """Write *buffers* at *position*."""
+        self._files.pwritev(self.fd, buffers, position)
+
+    def note_second(self, second: int, base_offset: int) -> None:
+        """From *base_offset* on, batches are appended in *second* or later."""
+        end = self._files.size(self._appended_fd)
+        end -= (end - len(APPENDED_MAGIC)) % ENTRY.size  # A torn entry is written over.
+        self._files.pwrite(self._appended_fd, ENTRY.pack(second, base_offset), end)
+
+    def sync(self, append_second: int) -> None:
+        """Bring both files to disk; the second one has changed only if *append_second* has."""
+        if append_second != self._synced_second:
+            self._files.fdatasync(self._appended_fd)
+            self._synced_second = append_second
+        self._files.fdatasync(self.fd)
+
+    def close(self) -> None:
+        """Close both files."""
+        os.close(self.fd)
+        os.close(self._appended_fd)

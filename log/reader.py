@@ -1,0 +1,123 @@
+"""Pull reads: whole batches, in order, from an offset up to the high watermark."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from framework.log.errors import Damaged
+from framework.log.files import Files
+from framework.log.header import CONTROL, HEADER_BYTES, Header, fault, read_header
+from framework.log.partition import Partition
+from framework.log.segment import Segment
+
+MAX_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Whole batches, sound and in order; the first may begin below the offset that was asked for."""
+
+    batches: list[tuple[Header, memoryview]]
+    next_offset: int
+
+
+class Reader:
+    """A position in one partition; moves only by `read` and `seek`. Not thread-safe."""
+
+    def __init__(self, partition: Partition, files: Files, offset: int) -> None:
+        """Opens no file before the first `read`."""
+        self.partition, self.offset = partition, offset
+        self._files = files
+        self._segment: Segment | None = None
+        self._next_base: int | None = None
+        self._fd, self._position = -1, 0
+
+    def seek(self, offset: int) -> None:
+        """Go on at *offset*."""
+        self.close()
+        self.offset = offset
+
+    def read(self, max_bytes: int = MAX_READ_BYTES) -> Fetched:
+        """The next batches, at most *max_bytes* of them or else exactly one; empty at the high watermark.
+
+        Raises:
+            OffsetOutOfRange: The offset is below the log start or above the log end.
+            Damaged: A batch below the high watermark is not what was appended.
+        """
+        end = self.partition.high_watermark
+        if self.offset >= end:
+            if self.offset > self.partition.log_end:
+                self.partition.segment_of(self.offset)
+            return Fetched([], self.offset)
+        if self._segment is None:
+            self._attach(end)
+        elif self._next_base is None and not self._segment.closed:
+            self._next_base = self.partition.segment_of(self.offset)[1]
+        if self._next_base is not None and self.offset >= self._next_base:
+            self._attach(end)
+        assert self._segment is not None
+        stop = end if self._next_base is None else min(end, self._next_base)
+        batches = self._read_batches(stop, max_bytes)
+        if batches:
+            self.offset = batches[-1][0].next_offset
+        return Fetched(batches, self.offset)
+
+    def close(self) -> None:
+        """Close the file; `read` opens it anew."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._segment = -1, None
+
+    def _attach(self, end: int) -> None:
+        """Open the segment that holds the offset and go to a batch at or before it."""
+        self.close()
+        self._segment, self._next_base = self.partition.segment_of(self.offset)
+        self._fd = self._files.open(self._segment.path, write=False)
+        self._position = 0
+        if self.offset > self._segment.base_offset:
+            durable = self.partition.durable
+            in_segment = durable.segment == self._segment.base_offset
+            size = durable.position if in_segment else self._segment.size_bytes or 0
+            self._segment.walk_to(self._files, self._fd, size)
+            self._position = self._segment.position_below(self.offset)
+
+    def _read_batches(self, stop: int, max_bytes: int) -> list[tuple[Header, memoryview]]:
+        """Batches of this segment below offset *stop*."""
+        batches: list[tuple[Header, memoryview]] = []
+        while not batches:
+            data = memoryview(self._files.pread(self._fd, max_bytes, self._position))
+            position, expected = 0, -1
+            while len(data) - position >= HEADER_BYTES:
+                header = read_header(data, position)
+                if header.base_offset >= stop or HEADER_BYTES <= header.size > len(data) - position:
+                    break
+                reason = fault(data, position, expected)
+                if reason is not None:
+                    raise self._damaged(position, reason)
+                if header.next_offset > self.offset and not header.attributes & CONTROL:
+                    batches.append((header, data[position : position + header.size]))
+                position, expected = position + header.size, header.next_offset
+            self._position += position
+            if position == 0:
+                max_bytes = self._size_of_one(data, stop, max_bytes)
+            elif not batches and expected >= stop:
+                self.offset = stop
+                break
+        return batches
+
+    def _size_of_one(self, data: memoryview, stop: int, max_bytes: int) -> int:
+        """The bytes of the one batch that did not fit into *data*."""
+        if len(data) < HEADER_BYTES:
+            raise self._damaged(0, f"the file ends {len(data)} bytes behind it, offset {stop - 1} is missing")
+        header = read_header(data)
+        if header.base_offset >= stop:
+            raise self._damaged(0, f"offset {self.offset} is missing before batch {header.base_offset}")
+        if header.size <= max_bytes or header.size > self._files.size(self._fd) - self._position:
+            raise self._damaged(0, fault(data, 0, -1) or "batch length is wrong")
+        return header.size
+
+    def _damaged(self, position: int, reason: str) -> Damaged:
+        assert self._segment is not None
+        at = self._position + position
+        return Damaged(f"{self._segment.path} is damaged at byte {at}, near offset {self.offset}: {reason}")

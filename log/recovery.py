@@ -1,0 +1,113 @@
+"""Finding the end of a partition after a power cut, or in a directory that was copied.
+
+Not needed after a kill: the slots of the shared file are true for as long as the machine runs. Otherwise the
+active segment is scanned from the recovery point, the `durable` mark: behind it a bad batch is a tail that was
+never synced, and is cut off; before it everything was synced, and is left for readers to check.
+Closed segments were synced before the manifest closed them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from framework.log.catalogue import TopicInfo
+from framework.log.errors import Damaged
+from framework.log.files import Files
+from framework.log.header import HEADER_BYTES, fault, read_header
+from framework.log.manifest import Manifest, SegmentRow
+from framework.log.segment import APPENDED_MAGIC, ENTRY
+from framework.log.shared import Mark, Shared
+
+_CHUNK_BYTES = 4 << 20
+
+
+def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Shared, files: Files) -> None:
+    """Find the partition's end, cut off what is torn, sync the rest and publish it; in a process that is alone.
+
+    Raises:
+        Damaged: Something that was durable is gone.
+    """
+    slot = topic.slots[number]
+    point = shared.durable(slot) if shared.same_file else Mark(0, 0, 0)
+    try:
+        manifest = Manifest.read(directory)
+    except FileNotFoundError:
+        if point.offset > 0:
+            raise Damaged(f"{directory} has no manifest, but {point.offset} offsets were durable") from None
+        shared.reset(slot, Mark(0, 0, 0), 0)
+        return
+    _remove_garbage(directory, manifest, files)
+    active = manifest.active
+    if point.segment != active.base_offset:
+        point = Mark(active.base_offset, 0, active.base_offset)
+    path = directory / f"{active.stem}.log"
+    try:
+        fd = files.open(path)
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing; the manifest names it as the active segment") from None
+    try:
+        size = files.size(fd)
+        if size < point.position:
+            raise Damaged(f"{path} is {size} bytes long, but {point.position} were durable")
+        end = _scan(files, fd, point, size)
+        if end.position < size:
+            files.truncate(fd, end.position)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    second = _cut_append_times(directory, active, end.offset, files)
+    shared.reset(slot, end, second)
+
+
+def _scan(files: Files, fd: int, point: Mark, size: int) -> Mark:
+    """The end of the sound batches behind *point*."""
+    offset, position = point.offset, point.position
+    chunk = _CHUNK_BYTES
+    while position < size:
+        data = memoryview(files.pread(fd, min(chunk, size - position), position))
+        at = 0
+        while len(data) - at >= HEADER_BYTES:
+            header = read_header(data, at)
+            if header.size > len(data) - at and position + len(data) < size and header.size <= size - position:
+                break  # It may be whole: read more.
+            if fault(data, at, offset) is not None:
+                return Mark(offset, position + at, point.segment)
+            at, offset = at + header.size, header.next_offset
+        if at == 0:
+            if position + len(data) >= size:
+                break
+            chunk = max(_CHUNK_BYTES, read_header(data).size)
+        position += at
+    return Mark(offset, position, point.segment)
+
+
+def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: Files) -> int:
+    """Remove entries of batches that are gone; returns the last second left."""
+    fd = files.open(directory / f"{active.stem}.appended", create=True)
+    try:
+        size = files.size(fd)
+        data = files.pread(fd, size, 0)
+        if data[: len(APPENDED_MAGIC)] != APPENDED_MAGIC:
+            data = APPENDED_MAGIC
+        second, keep = 0, len(APPENDED_MAGIC)
+        while keep + ENTRY.size <= len(data):
+            try_second, base_offset = ENTRY.unpack_from(data, keep)
+            if base_offset >= end or try_second < second:
+                break
+            second, keep = try_second, keep + ENTRY.size
+        if keep != size:
+            files.truncate(fd, keep)
+            files.pwrite(fd, data[:keep], 0)
+            files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    return int(second)
+
+
+def _remove_garbage(directory: Path, manifest: Manifest, files: Files) -> None:
+    """Unlink what a killed roll left: files that the manifest does not name."""
+    stems = {row.stem for row in manifest.segments}
+    for path in sorted(directory.iterdir()):
+        stem, _, _ = path.name.rpartition(".")
+        if path.name != "manifest" and (path.name.endswith(".tmp") or stem not in stems):
+            files.unlink(path)

@@ -1,0 +1,134 @@
+"""One segment: a file of batches, and a sparse index of it.
+
+    log      = batch*                                        `<base>.<generation>.log`, see `header`
+    index    = "FWINDEX1" crc32c:u32 count:u32 size:i64 max_timestamp:i64 row*     `<base>.<generation>.index`
+    row      = offset:i64 position:i64 max_timestamp:i64     one every `index.interval.bytes`, big-endian
+    appended = "FWAPPND1" entry*                             `<base>.<generation>.appended`
+    entry    = second:u64 base_offset:u64                    one when the append second changes, big-endian
+
+The index can be rebuilt by walking the headers, and for the active segment it exists in memory only: two
+processes that append would otherwise have to share an index file too. `appended` cannot be rebuilt (a batch
+holds its producers' time, not the log's); it is data, and is synced with the batches.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from array import array
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+
+from fastcrc import crc32
+
+from framework.log.files import Files
+from framework.log.header import HEADER_BYTES, read_header, walk
+from framework.log.manifest import SegmentRow
+
+INDEX_MAGIC, APPENDED_MAGIC = b"FWINDEX1", b"FWAPPND1"
+ENTRY = struct.Struct(">QQ")
+_WALK_BYTES = 1 << 20
+_INDEX_HEAD = struct.Struct(">8sII")
+
+
+class Segment:
+    """The index of one segment file, filled as far as somebody has walked it; thread-safe."""
+
+    def __init__(self, directory: Path, row: SegmentRow, interval_bytes: int) -> None:
+        """The segment that *row* of the manifest in *directory* names."""
+        self.base_offset, self.closed = row.base_offset, row.size_bytes is not None
+        self.size_bytes = row.size_bytes
+        self.path = directory / f"{row.stem}.log"
+        self.index_path = directory / f"{row.stem}.index"
+        self.appended_path = directory / f"{row.stem}.appended"
+        self.producers_path = directory / f"{row.stem}.producers"
+        self._interval_bytes = interval_bytes
+        self._offsets, self._positions, self._timestamps = array("q"), array("q"), array("q")
+        self._walked_to, self._max_timestamp, self._row_at = 0, -1, -1
+        self._guard = threading.Lock()
+
+    def note(self, base_offset: int, position: int, size: int, max_timestamp: int) -> None:
+        """A batch stands at *position*; ignored unless everything before it is known."""
+        with self._guard:
+            if position == self._walked_to:
+                self._note(base_offset, position, size, max_timestamp)
+
+    def walk_to(self, files: Files, fd: int, end: int) -> None:
+        """Read the headers up to byte *end* that have not been seen yet."""
+        with self._guard:
+            while self._walked_to < end:
+                start = self._walked_to
+                data = files.pread(fd, min(_WALK_BYTES, end - start), start)
+                for position, base_offset, size in walk(data):
+                    max_timestamp = read_header(data, position).max_timestamp
+                    self._note(base_offset, start + position, size, max_timestamp)
+                if self._walked_to == start:
+                    # A batch larger than a chunk: its header says how much to skip.
+                    head = files.pread(fd, HEADER_BYTES, start)
+                    if len(head) < HEADER_BYTES:
+                        return
+                    header = read_header(head)
+                    if header.size < HEADER_BYTES or start + header.size > end:
+                        return
+                    self._note(header.base_offset, start, header.size, header.max_timestamp)
+
+    def _note(self, base_offset: int, position: int, size: int, max_timestamp: int) -> None:
+        self._max_timestamp = max(self._max_timestamp, max_timestamp)
+        self._walked_to = position + size
+        if self._row_at < 0 or position - self._row_at >= self._interval_bytes:
+            self._row_at = position
+            self._offsets.append(base_offset)
+            self._positions.append(position)
+            self._timestamps.append(self._max_timestamp)
+
+    def position_below(self, offset: int) -> int:
+        """A position at or before the batch that holds *offset*."""
+        at = bisect_right(self._offsets, offset) - 1
+        return self._positions[at] if at >= 0 else 0
+
+    def offset_below_time(self, timestamp: int) -> int:
+        """An offset at or before the first record stamped *timestamp* or later."""
+        at = bisect_left(self._timestamps, timestamp) - 1
+        return self._offsets[at] if at >= 0 else self.base_offset
+
+    @property
+    def max_timestamp(self) -> int:
+        """The largest record timestamp in the part that has been walked."""
+        return self._max_timestamp
+
+    def index_bytes(self) -> bytes:
+        """The index as its file holds it."""
+        rows = b"".join(
+            struct.pack(">qqq", *row)
+            for row in zip(self._offsets, self._positions, self._timestamps, strict=True)
+        )
+        last = struct.pack(">qq", self._walked_to, self._max_timestamp)
+        return _INDEX_HEAD.pack(INDEX_MAGIC, crc32.iscsi(last + rows), len(self._offsets)) + last + rows
+
+    def load_index(self) -> None:
+        """Take over the index file of a closed segment; without a sound one the headers are walked instead."""
+        try:
+            data = self.index_path.read_bytes()
+        except FileNotFoundError:
+            return
+        if len(data) < _INDEX_HEAD.size + 16:
+            return
+        magic, crc, count = _INDEX_HEAD.unpack_from(data)
+        rest = data[_INDEX_HEAD.size :]
+        if magic != INDEX_MAGIC or crc != crc32.iscsi(rest) or len(rest) != 16 + 24 * count:
+            return
+        with self._guard:
+            self._walked_to, self._max_timestamp = struct.unpack_from(">qq", rest)
+            columns = list(zip(*struct.iter_unpack(">qqq", rest[16:]), strict=True)) or [(), (), ()]
+            self._offsets, self._positions = array("q", columns[0]), array("q", columns[1])
+            self._timestamps = array("q", columns[2])
+
+
+def first_offset_at_second(entries: bytes, second: int) -> int | None:
+    """The first offset appended at or after *second*, by a file of append times; None if there is none."""
+    body = memoryview(entries)[len(APPENDED_MAGIC) :]
+    whole = body[: len(body) - len(body) % ENTRY.size]
+    for at_second, base_offset in ENTRY.iter_unpack(whole):
+        if at_second >= second:
+            return int(base_offset)
+    return None
