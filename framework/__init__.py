@@ -1,0 +1,44 @@
+"""Stream processing over a built-in, durable log: agents, tables and scheduled jobs, exactly once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from framework.ack import Ack, Sent
+    from framework.agent import Agent
+    from framework.app import App
+    from framework.batch import Batch, Run
+    from framework.job import Job
+    from framework.log.errors import Error
+    from framework.record import Record
+    from framework.stream import Stream
+    from framework.table import Table
+    from framework.topic import Topic
+
+_HOMES = {
+    "Ack": "framework.ack",
+    "Agent": "framework.agent",
+    "App": "framework.app",
+    "Batch": "framework.batch",
+    "Error": "framework.log.errors",
+    "Job": "framework.job",
+    "Record": "framework.record",
+    "Run": "framework.batch",
+    "Sent": "framework.ack",
+    "Stream": "framework.stream",
+    "Table": "framework.table",
+    "Topic": "framework.topic",
+}
+
+__all__ = ["Ack", "Agent", "App", "Batch", "Error", "Job", "Record", "Run", "Sent", "Stream", "Table", "Topic"]
+
+
+def __getattr__(name: str) -> object:
+    # Lazy, so that `import framework.log` needs no RocksDB, and `framework --help` no pydantic.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'framework' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,110 @@
+"""The commit loop of one store: one commit at a time, for all its tasks that stand at a record boundary."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from typing import Protocol
+
+from framework.effects import Effects
+from framework.state.store import Commit, Store
+
+COMMIT_INTERVAL_S = 0.1
+
+
+class Contributor(Protocol):
+    """What takes part in commits: a task."""
+
+    at_boundary: bool
+    effects: Effects
+
+    @property
+    def changed(self) -> bool:
+        """Whether a commit now would say anything new."""
+
+    def contribute(self, commit: Commit) -> None:
+        """Put offset and effects into *commit*."""
+
+    def cut(self) -> None:
+        """Come to a record boundary soon."""
+
+
+class CommitLoop:
+    """Commits when asked, and every `COMMIT_INTERVAL_S` while there is something to commit."""
+
+    def __init__(self, store: Store, executor: Executor) -> None:
+        """Commits run in *executor*, so that a slow disk does not hold up the event loop."""
+        self.store, self.tasks = store, list[Contributor]()
+        self.commits = 0
+        self._executor = executor
+        self._wanted = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._failure: BaseException | None = None
+        self.busy = False
+
+    def request(self) -> None:
+        """Commit soon."""
+        self._wanted.set()
+
+    async def commit(self) -> None:
+        """Return when a commit that began after this call is durable.
+
+        Raises:
+            StateFailed: It could not be; the tasks of this store are stopped.
+        """
+        if self._failure is not None:
+            raise self._failure
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._wanted.set()
+        await done
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            StateFailed: A commit failed.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            waiting, self._waiting = self._waiting, []
+            tasks = [task for task in self.tasks if task.at_boundary and task.changed]
+            commit = Commit()
+            for task in tasks:
+                task.contribute(commit)
+            try:
+                if commit.changes:
+                    self.busy = True
+                    await loop.run_in_executor(self._executor, self.store.commit, commit)
+                    self.commits += 1
+            except BaseException as error:
+                self._fail(error, waiting)
+                raise
+            finally:
+                self.busy = False
+            for task in tasks:
+                task.effects.settled()
+            for done in waiting:
+                if not done.done():
+                    done.set_result(None)
+
+    async def tick(self) -> None:
+        """Ask for a commit every interval, also of tasks in the middle of a slice; until cancelled."""
+        while True:
+            await asyncio.sleep(COMMIT_INTERVAL_S)
+            for task in self.tasks:
+                task.cut()
+            if any(task.changed for task in self.tasks):
+                self.request()
+
+    def _fail(self, error: BaseException, waiting: list[asyncio.Future[None]]) -> None:
+        self._failure = error
+        for done in [*waiting, *self._waiting]:
+            if done.done():
+                continue
+            if isinstance(error, asyncio.CancelledError):
+                done.cancel()
+            else:
+                done.set_exception(error)

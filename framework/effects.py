@@ -1,0 +1,135 @@
+"""What an agent does and has not committed yet: table rows it touched, records it sent.
+
+The one `Effects` of a running task is found through a context variable, so tables and topics are plain objects
+that know, wherever they are used, on whose behalf. Discarding closes it: code of a discarded run that is
+still alive (a task it started, a `finally` block) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from framework.errors import StaleTask
+from framework.log import Headers, NewRecord, TopicInfo
+from framework.state.errors import OutboxTooLarge
+from framework.state.rows import Change
+from framework.state.store import Commit, Store
+from framework.view import View
+
+if TYPE_CHECKING:
+    from framework.table import Table
+
+SOFT_LIMIT_BYTES = 8 << 20
+HARD_LIMIT_BYTES = 256 << 20
+RECORD_OVERHEAD_BYTES = 70
+
+current: ContextVar[Effects | None] = ContextVar("framework-effects", default=None)
+"""The effects of the task that is running, None outside agents and jobs."""
+
+
+class Effects:
+    """The uncommitted effects of one task: an agent on a partition, or a job."""
+
+    def __init__(self, owner: str, store: Store, partition: int, partitions: int) -> None:
+        """*owner* names the agent or job; a job has one partition."""
+        self.owner, self.store = owner, store
+        self.partition, self.partitions = partition, partitions
+        self.views: Views = Views(self)
+        self.now_ms: Callable[[], int] = lambda: 0
+        self.on_soft_limit: Callable[[], None] = lambda: None
+        self.sent_bytes = 0
+        self._sent: dict[tuple[TopicInfo, int], list[NewRecord]] = {}
+
+    def send(
+        self, topic: TopicInfo, partition: int, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers
+    ) -> None:
+        """Send a record with the next commit.
+
+        Raises:
+            OutboxTooLarge: A commit cannot hold that much.
+            StaleTask: The run this belongs to is over.
+        """
+        if self.views.closed:
+            raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
+        size = len(value or b"") + len(key or b"") + RECORD_OVERHEAD_BYTES
+        if size > topic.settings.max_message_bytes:
+            raise OutboxTooLarge(
+                f"a record of {size} bytes to {topic.name!r} is over its max.message.bytes, "
+                f"{topic.settings.max_message_bytes}"
+            )
+        self.sent_bytes += size
+        if self.sent_bytes > HARD_LIMIT_BYTES:
+            raise OutboxTooLarge(f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most")
+        target = (topic, partition)
+        sent = self._sent.get(target)
+        if sent is None:
+            sent = self._sent[target] = []
+        sent.append(NewRecord(key, value, timestamp, headers))
+        if self.sent_bytes > SOFT_LIMIT_BYTES:
+            self.on_soft_limit()
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._sent) or any(view.touched for view in self.views.values())
+
+    @property
+    def over_soft_limit(self) -> bool:
+        """Whether the next record boundary should be committed before the task goes on."""
+        return self.sent_bytes > SOFT_LIMIT_BYTES
+
+    def take(self, commit: Commit) -> None:
+        """Move everything into *commit* and begin anew.
+
+        Raises:
+            EncodeError: A table value cannot be stored; nothing was moved.
+            TableOwned: Another agent writes one of the tables; nothing was moved.
+        """
+        changes: list[Change] = []
+        for view in self.views.values():
+            changes += view.changes()
+        for (topic, partition), records in self._sent.items():
+            self.store.send(commit, topic, partition, records)
+        commit.changes += changes
+        for view in self.views.values():
+            view.taken()
+        self._sent, self.sent_bytes = {}, 0
+
+    def settled(self) -> None:
+        """What was taken last is committed."""
+        for view in self.views.values():
+            view.settled()
+
+    def discard(self) -> Effects:
+        """Forget everything uncommitted and close this; returns the effects to go on with."""
+        fresh = Effects(self.owner, self.store, self.partition, self.partitions)
+        fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
+        for table, view in self.views.items():
+            view.evict()
+            fresh.views[table] = view
+        self.views.close()
+        return fresh
+
+
+class Views(dict["Table[Any, Any]", "View"]):
+    """The table views of one `Effects`, made when first asked for; refuses when closed."""
+
+    def __init__(self, effects: Effects) -> None:
+        """No views yet."""
+        self._effects, self.closed = effects, False
+
+    def __missing__(self, table: Table[Any, Any]) -> View:
+        if self.closed:
+            raise StaleTask(f"table {table.name!r} is used after its record was finished or discarded")
+        effects = self._effects
+        view = self[table] = View(table, effects.store, effects.owner, effects.partition, effects.partitions)
+        return view
+
+    def close(self) -> None:
+        """Refuse from now on."""
+        self.clear()
+        self.closed = True
+
+

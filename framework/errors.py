@@ -1,0 +1,53 @@
+"""The errors of the framework.
+
+    framework.log.errors.Error
+    |-- DeclarationError     an app, agent, table or job is declared in a way that cannot work     exit 2
+    |-- AppNotFound          there is no app where one was looked for                              exit 4
+    |-- DecodeError          the bytes of a record are not a value of the topic's type
+    |-- EncodeError          a value cannot be stored in its topic or table
+    |-- WrongPartition       a table row is touched from a partition its key does not belong to
+    |-- TableOwned           another agent writes the table
+    |-- StaleTask            a send or table access by code whose record is finished or discarded
+    |-- AgentEnded           an agent's loop ended although its stream goes on
+    `-- JobFailed            a run of a job failed                                                  exit 3
+"""
+
+from framework.log.errors import Error, NotFound, UsageError
+
+
+class DeclarationError(UsageError):
+    """Something is declared in a way that cannot work."""
+
+
+class AppNotFound(NotFound):
+    """There is no app where one was looked for."""
+
+
+class DecodeError(Error):
+    """The bytes of a record are not a value of the topic's type."""
+
+
+class EncodeError(Error):
+    """A value cannot be stored in its topic or table."""
+
+
+class WrongPartition(Error):
+    """A table row is touched from a partition that its key does not belong to."""
+
+
+class TableOwned(Error):
+    """Another agent writes the table."""
+
+
+class StaleTask(Error):
+    """Code whose record is finished, or whose effects were discarded, sends or touches a table."""
+
+
+class AgentEnded(Error):
+    """An agent's loop ended although its stream goes on."""
+
+
+class JobFailed(Error):
+    """A run of a job failed; it can be run again."""
+
+    exit_code = 3

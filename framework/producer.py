@@ -1,0 +1,129 @@
+"""The producer of an app: records sent outside agents, gathered into batches.
+
+On an event loop everything sent in one turn of it travels together; without one, what is sent within `linger_ms`
+or until somebody waits for it. A full buffer makes `send` wait, so memory is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from framework.ack import Ack
+from framework.log import Log, NewRecord, TopicInfo, encode
+from framework.log.codec import Headers
+from framework.log.errors import LogClosed, RecordTooLarge
+
+RECORD_OVERHEAD_BYTES = 70
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """The records for one partition that are not yet a batch."""
+
+    topic: TopicInfo
+    partition: int
+    records: list[NewRecord] = field(default_factory=list)
+    size: int = 0
+    done: Future[int] = field(default_factory=Future)
+
+
+class Producer:
+    """Sends for one app; thread-safe."""
+
+    def __init__(self, log: Log, *, linger_ms: int = 5, batch_bytes: int = 256 << 10, buffer_bytes: int = 64 << 20):
+        """*linger_ms* is how long a record may wait for company where no event loop runs."""
+        self._log, self._linger_s, self._batch_bytes, self._buffer_bytes = log, linger_ms / 1000, batch_bytes, buffer_bytes
+        self._buffers: dict[tuple[str, int], _Buffer] = {}
+        self._guard = threading.RLock()
+        self._unacknowledged = 0
+        self._room = threading.Condition(threading.Lock())
+        self._scheduled = False
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def send(self, topic: TopicInfo, partition: int, record: NewRecord) -> Ack:
+        """Take *record*.
+
+        Raises:
+            RecordTooLarge: It is larger than the topic allows.
+            LogClosed: The app is closed.
+        """
+        size = len(record.value or b"") + len(record.key or b"") + RECORD_OVERHEAD_BYTES
+        if size > topic.settings.max_message_bytes:
+            raise RecordTooLarge(
+                f"a record of {size} bytes to {topic.name!r} is over its max.message.bytes, "
+                f"{topic.settings.max_message_bytes}"
+            )
+        if self._unacknowledged > self._buffer_bytes:
+            self._wait_for_room()
+        with self._guard:
+            if self._closed:
+                raise LogClosed("the app is closed")
+            key = (topic.id, partition)
+            buffer = self._buffers.get(key)
+            if buffer is None:
+                buffer = self._buffers[key] = _Buffer(topic, partition)
+            buffer.records.append(record)
+            buffer.size += size
+            ack = Ack(topic.name, partition, buffer.done, len(buffer.records) - 1, self.flush)
+            if buffer.size >= min(self._batch_bytes, topic.settings.max_message_bytes):
+                self._submit(self._buffers.pop(key))
+            elif not self._scheduled:
+                self._schedule()
+        return ack
+
+    def flush(self) -> None:
+        """Hand everything buffered to the log; does not wait for it."""
+        with self._guard:
+            self._scheduled = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            buffers, self._buffers = self._buffers, {}
+            for buffer in buffers.values():
+                self._submit(buffer)
+
+    def close(self) -> None:
+        """Flush, wait until all of it is durable, take no more."""
+        self.flush()
+        with self._guard:
+            self._closed = True
+        with self._room:
+            self._room.wait_for(lambda: self._unacknowledged == 0)
+
+    def _schedule(self) -> None:
+        """Have `flush` called soon."""
+        self._scheduled = True
+        try:
+            asyncio.get_running_loop().call_soon(self.flush)
+        except RuntimeError:
+            self._timer = threading.Timer(self._linger_s, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _submit(self, buffer: _Buffer) -> None:
+        batches = encode(buffer.records, max_batch_bytes=buffer.topic.settings.max_message_bytes)
+        with self._room:
+            self._unacknowledged += buffer.size
+        appended = self._log.append(self._log.partition(buffer.topic, buffer.partition), batches)
+        appended.add_done_callback(lambda done: self._acknowledge(buffer, done))
+
+    def _acknowledge(self, buffer: _Buffer, appended: Future[int]) -> None:
+        with self._room:
+            self._unacknowledged -= buffer.size
+            self._room.notify_all()
+        error = appended.exception()
+        if error is not None:
+            logger.error("%d records to %s-%d were not sent: %s", len(buffer.records), buffer.topic.name, buffer.partition, error)
+            buffer.done.set_exception(error)
+        else:
+            buffer.done.set_result(appended.result())
+
+    def _wait_for_room(self) -> None:
+        with self._room:
+            self._room.wait_for(lambda: self._unacknowledged <= self._buffer_bytes)

@@ -1,0 +1,148 @@
+"""Between values and bytes: JSON, pydantic, str and bytes, chosen once by type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import orjson
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from framework.errors import DeclarationError, DecodeError, EncodeError
+
+V = TypeVar("V")
+
+
+class Serde(Generic[V]):
+    """How values of one type are stored."""
+
+    def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[Any], Any]) -> None:
+        """*encode* and *decode* raise `ValueError` or `TypeError` for what they cannot do."""
+        self.name, self._encode, self._decode = name, encode, decode
+
+    def encode(self, value: V) -> bytes:
+        """*value* as bytes.
+
+        Raises:
+            EncodeError: It is no value of the type.
+        """
+        try:
+            return self._encode(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise EncodeError(f"{_short(value)} cannot be stored as {self.name}: {error}") from error
+
+    def decode(self, data: bytes) -> V:
+        """The value in *data*.
+
+        Raises:
+            DecodeError: It holds no value of the type.
+        """
+        try:
+            value: V = self._decode(data)
+        except (ValueError, TypeError) as error:
+            raise DecodeError(f"not a valid {self.name}: {_reason(error)}") from error
+        return value
+
+    def decode_many(self, data: Sequence[bytes | None]) -> list[V] | None:
+        """All the values, or None when one of them is missing or wrong: then ask one by one."""
+        try:
+            return list(map(self._decode, data))
+        except (ValueError, TypeError):
+            return None
+
+
+def serde_of(value_type: Any) -> Serde[Any]:
+    """The serde of *value_type*: bytes, str, a pydantic model, JSON, or whatever pydantic can validate.
+
+    Raises:
+        DeclarationError: Pydantic cannot validate the type.
+    """
+    if value_type is Any or value_type is object:
+        return Serde("JSON", orjson.dumps, _loads_json)
+    if value_type is bytes:
+        return Serde("bytes", _same_bytes, _same_bytes)
+    if value_type is str:
+        return Serde("str", _encode_str, _decode_str)
+    if value_type in (dict, list, int, float, bool):
+        return Serde(value_type.__name__, orjson.dumps, _typed_json(value_type))
+    if isinstance(value_type, type) and issubclass(value_type, BaseModel):
+        return _model_serde(value_type)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(value_type)
+    except PydanticSchemaGenerationError as error:
+        raise DeclarationError(
+            f"{value_type!r} cannot be stored: use a pydantic model, dict, str or bytes ({error})"
+        ) from error
+    return Serde(getattr(value_type, "__name__", str(value_type)), adapter.dump_json, adapter.validate_json)
+
+
+def key_serde_of(key_type: Any) -> Serde[Any]:
+    """The serde of keys: `str` as UTF-8, `bytes` as they are, else JSON in one canonical form."""
+    if key_type in (str, bytes):
+        return serde_of(key_type)
+    decode = serde_of(key_type)._decode
+    return Serde(getattr(key_type, "__name__", str(key_type)), _canonical, decode)
+
+
+def _model_serde(model: type[BaseModel]) -> Serde[Any]:
+    serializer, validator = model.__pydantic_serializer__, model.__pydantic_validator__
+
+    def encode(value: Any) -> bytes:
+        if not isinstance(value, model):
+            raise TypeError(f"it is no {model.__name__}")
+        return serializer.to_json(value)
+
+    return Serde(model.__name__, encode, validator.validate_json)
+
+
+def _typed_json(expected: type) -> Callable[[bytes], Any]:
+    loads = orjson.loads
+    accepted = (int, float) if expected is float else (expected,)
+
+    def decode(data: bytes) -> Any:
+        value = loads(data)
+        if type(value) not in accepted:
+            raise ValueError(f"it is a {type(value).__name__}")
+        return expected(value) if expected is float else value
+
+    return decode
+
+
+def _loads_json(data: bytes) -> Any:
+    return orjson.loads(data)
+
+
+def _same_bytes(data: bytes) -> bytes:
+    if not isinstance(data, bytes):
+        raise TypeError("it is no bytes")
+    return data
+
+
+def _encode_str(value: str) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError("it is no str")
+    return value.encode()
+
+
+def _decode_str(data: bytes) -> str:
+    return data.decode()
+
+
+def _canonical(value: Any) -> bytes:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "value"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        return f"{where}: {first['msg']}{more}"
+    return str(error)

@@ -1,0 +1,99 @@
+"""Tables: keyed state that is committed with the offsets that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, Generic
+
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from framework.effects import current
+from framework.serdes import Serde, key_serde_of, serde_of
+from framework.view import IMMUTABLE
+
+if TYPE_CHECKING:
+    from framework.app import App
+
+V = TypeVar("V")
+K = TypeVar("K", default=str)
+
+
+class Table(MutableMapping[K, V], Generic[V, K]):
+    """A mapping from key to value, a row in the partition its key belongs to.
+
+    Inside an agent it is read and written, and everything counts as of the record being handled; values changed
+    in place are noticed. A missing key gives the default, and stores it only if it was changed. Elsewhere it
+    shows the committed rows and takes no writes.
+    """
+
+    def __init__(self, app: App, name: str, default: Callable[[], V], key_type: type[Any]) -> None:
+        """Use `App.table`."""
+        self.name, self.default, self._app = name, default, app
+        sample = default()
+        self.serde: Serde[V] = serde_of(_stored_type(default, sample))
+        self.key_serde: Serde[K] = key_serde_of(key_type)
+        self.default_bytes = self.serde.encode(sample)
+        self.tracked = not isinstance(sample, IMMUTABLE)
+
+    def __getitem__(self, key: K, /) -> V:
+        effects = current.get()
+        if effects is None:
+            return self._app.committed(self).get(key)
+        view = effects.views[self]
+        try:
+            value: V = view.cache[key]
+        except KeyError:
+            value = view.load(key)
+        if view.tracked:
+            view.touched[key] = value
+        return value
+
+    def __setitem__(self, key: K, value: V, /) -> None:
+        effects = current.get()
+        if effects is None:
+            raise TypeError(f"table {self.name!r} is written by its agent only; send it a record instead")
+        view = effects.views[self]
+        if view.tracked or key not in view.cache or not view.writable:
+            view.check_write(key)
+        view.cache[key] = view.touched[key] = value
+
+    def __delitem__(self, key: K, /) -> None:
+        effects = current.get()
+        if effects is None:
+            raise TypeError(f"table {self.name!r} is written by its agent only; send it a record instead")
+        effects.views[self].delete(key)
+
+    def __contains__(self, key: object) -> bool:
+        effects = current.get()
+        view = self._app.committed(self) if effects is None else effects.views[self]
+        return view.has(key)
+
+    def __iter__(self) -> Iterator[K]:
+        effects = current.get()
+        view = self._app.committed(self) if effects is None else effects.views[self]
+        return view.keys()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def get(self, key: K, default: Any = None, /) -> Any:
+        """The row of *key* if it is stored, else *default*."""
+        return self[key] if key in self else default
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name!r} of {self.serde.name}>"
+
+
+def _stored_type(default: Callable[[], Any], sample: Any) -> Any:
+    """The type by which rows are stored: the default's own, if that says enough."""
+    if isinstance(default, type) and issubclass(default, BaseModel):
+        return default
+    if isinstance(sample, BaseModel):
+        return type(sample)
+    return type(sample) if type(sample) in (str, bytes, float) else Any

@@ -1,0 +1,178 @@
+"""Topics as an app declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+from typing_extensions import TypeVar
+
+from framework.ack import Ack
+from framework.effects import current
+from framework.errors import DeclarationError
+from framework.log import NewRecord, TopicInfo, TopicSettings, partition_of
+from framework.log.codec import NO_HEADERS, Headers
+from framework.log.settings import check_partitions, check_topic_name
+from framework.record import to_ms
+from framework.serdes import key_serde_of, serde_of
+
+if TYPE_CHECKING:
+    from framework.app import App
+    from framework.batch import Batch
+
+V = TypeVar("V")
+K = TypeVar("K", default=str)
+At = Literal["beginning", "end"] | datetime | timedelta | int
+KEY_CACHE_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """Stands for an argument that was not given, where None means something."""
+
+
+UNSET = Unset()
+
+
+class Topic(Generic[V, K]):
+    """A topic, typed: what can be sent to it and what its records are decoded to."""
+
+    def __init__(
+        self,
+        app: App,
+        name: str,
+        value_type: Any,
+        *,
+        key_type: Any = str,
+        key: Callable[[V], K] | None = None,
+        partitions: int | None = None,
+        retention: timedelta | None | Unset = UNSET,
+    ) -> None:
+        """Use `App.topic`."""
+        self.name = check_topic_name(name)
+        self.value_serde, self.key_serde = serde_of(value_type), key_serde_of(key_type)
+        self.value_type, self.key_type = value_type, key_type
+        self.partitions = None if partitions is None else check_partitions(partitions)
+        self.retention_ms = _retention_ms(name, retention)
+        self.key_of = key
+        self._app = app
+        self._partition_of: dict[bytes, int] = {}
+        self._next_partition = 0
+
+    # Sending.
+
+    def send(
+        self,
+        value: V,
+        *,
+        key: K | None | Unset = UNSET,
+        timestamp: datetime | None = None,
+        headers: Mapping[str, bytes] | None = None,
+    ) -> Ack:
+        """Take a record at once; the `Ack` says when it is durable.
+
+        Inside an agent or job it joins the commit, and its timestamp is that of the record being handled;
+        outside it is appended by itself, stamped now. Without a key the topic's `key=` derives one.
+
+        Raises:
+            EncodeError: *value* is no value of the topic's type.
+            RecordTooLarge: It is larger than the topic allows.
+        """
+        if isinstance(key, Unset):
+            key = self.key_of(value) if self.key_of is not None else None
+        raw_key = None if key is None else self.key_serde.encode(key)
+        stamp = None if timestamp is None else to_ms(timestamp)
+        listed: Headers = list(headers.items()) if headers else NO_HEADERS
+        return self.send_raw(raw_key, self.value_serde.encode(value), stamp, listed)
+
+    def send_many(self, values: Iterable[V]) -> Ack:
+        """Send *values* in order; the `Ack` of the last one waits for those of its partition.
+
+        Raises:
+            ValueError: There are none.
+        """
+        acks: dict[int, Ack] = {}
+        for value in values:
+            ack = self.send(value)
+            acks[ack.partition] = ack
+        if not acks:
+            raise ValueError(f"send_many to {self.name!r} was given no values")
+        return Ack.of_all(list(acks.values()))
+
+    def send_raw(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp: int | None,
+        headers: Headers,
+        *,
+        partition: int | None = None,
+    ) -> Ack:
+        """Send bytes that are encoded already; *timestamp* in milliseconds since the epoch."""
+        info = self._app.topic_info(self)
+        if partition is None:
+            partition = self._choose_partition(key, info)
+        effects = current.get()
+        if effects is not None:
+            effects.send(info, partition, key, value, effects.now_ms() if timestamp is None else timestamp, headers)
+            return Ack(self.name, partition, None, 0, _nothing)
+        if timestamp is None:
+            timestamp = self._app.clock.now_ms()
+        return self._app.producer().send(info, partition, NewRecord(key, value, timestamp, headers))
+
+    def _choose_partition(self, key: bytes | None, info: TopicInfo) -> int:
+        count = info.partitions
+        if count == 1:
+            return 0
+        if key is None:
+            effects = current.get()
+            if effects is not None:
+                return effects.partition % count
+            self._next_partition = (self._next_partition + 1) % count
+            return self._next_partition
+        partition = self._partition_of.get(key)
+        if partition is None or partition >= count:
+            if len(self._partition_of) >= KEY_CACHE_ROWS:
+                self._partition_of.clear()
+            partition = self._partition_of[key] = partition_of(key, count)
+        return partition
+
+    # Reading.
+
+    def read(self, start: At = "beginning", end: At = "end") -> Batch[V, K]:
+        """The records from *start* up to *end*, lazily; moves nobody's offsets.
+
+        A datetime is the first record stamped then or later, a timedelta that long ago, a whole number an
+        offset (of each partition). "end" is the end at the moment of the call.
+        """
+        from framework.batch import read_batch
+
+        return read_batch(self._app, self, start, end)
+
+    def settings(self) -> TopicSettings:
+        """The settings this declaration makes a topic with."""
+        return TopicSettings() if self.retention_ms is None else TopicSettings(retention_ms=self.retention_ms)
+
+    def same_as(self, other: Topic[Any, Any]) -> bool:
+        """Whether the two declarations say the same."""
+        mine = (self.value_type, self.key_type, self.partitions, self.retention_ms, self.key_of)
+        return mine == (other.value_type, other.key_type, other.partitions, other.retention_ms, other.key_of)
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name!r} of {self.value_serde.name}>"
+
+
+def _retention_ms(name: str, retention: timedelta | None | Unset) -> int | None:
+    if isinstance(retention, Unset):
+        return None
+    if retention is None:
+        return -1
+    if retention <= timedelta(0):
+        raise DeclarationError(f"topic {name!r}: retention is {retention}, it must be positive, or None for ever")
+    return retention // timedelta(milliseconds=1)
+
+
+def _nothing() -> None:
+    """Nothing to hurry: it travels with the commit."""

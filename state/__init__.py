@@ -1,0 +1,1 @@
+"""State in RocksDB: tables, committed offsets and the outbox, committed in one write."""

@@ -1,0 +1,163 @@
+"""RocksDB as the commit needs it, and the seam at which tests stop a commit."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rocksdict import (
+    AccessType,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
+
+from framework.state.errors import StateDamaged, StateFailed
+from framework.state.rows import Change
+
+WRITE_BUFFER_BYTES = 32 << 20
+STALL_TIMEOUT_S = 60.0
+
+
+class Database:
+    """One RocksDB; raw bytes in, raw bytes out. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the database at *path*.
+
+        Raises:
+            StateDamaged: RocksDB cannot open it.
+        """
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(path), _options())
+        except Exception as error:  # rocksdict raises nothing more exact
+            raise StateDamaged(f"cannot open the state in {path}: {error}") from error
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of row *key*."""
+        value = self._db.get(key)
+        assert value is None or isinstance(value, bytes)
+        return value
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """All *changes* in one step: after a kill, all or none are there; after a power cut, once synced.
+
+        Raises:
+            StateFailed: RocksDB refused.
+        """
+        deadline = time.monotonic() + STALL_TIMEOUT_S
+        changes = list(changes)
+        options = WriteOptions()
+        # A stalled write would hold the interpreter's lock; refused, it can be tried again.
+        options.no_slowdown = True
+        while True:
+            batch = WriteBatch(raw_mode=True)
+            for key, value in changes:
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
+            try:
+                self._db.write(batch, options)
+                return
+            except Exception as error:  # rocksdict raises nothing more exact
+                if "Incomplete" not in str(error) or time.monotonic() > deadline:
+                    raise StateFailed(f"a commit to {self.path} failed: {error}") from error
+            time.sleep(0.005)
+
+    def sync(self) -> None:
+        """Return when everything written would survive a power cut.
+
+        Raises:
+            StateFailed: The disk refused.
+        """
+        try:
+            self._db.flush_wal(True)
+        except Exception as error:  # rocksdict raises nothing more exact
+            raise StateFailed(f"a commit to {self.path} could not be synced: {error}") from error
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose keys begin with *prefix*, from *prefix + start* on, in the order of their keys.
+
+        Raises:
+            StateDamaged: A block is damaged; without this check RocksDB would just end early.
+        """
+        return _scan(self._db, self.path, prefix, start)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+class Snapshot:
+    """The committed rows of a database that another process, or this one, has open. Read only."""
+
+    def __init__(self, path: Path) -> None:
+        """Follow the database at *path*.
+
+        Raises:
+            StateDamaged: RocksDB cannot open it.
+        """
+        self.path = path
+        self._scratch = tempfile.mkdtemp(prefix="framework-view-")
+        try:
+            access = AccessType.secondary(self._scratch)
+            self._db = Rdict(str(path), _options(secondary=True), access_type=access)
+        except Exception as error:  # rocksdict raises nothing more exact
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise StateDamaged(f"cannot read the state in {path}: {error}") from error
+
+    def refresh(self) -> None:
+        """See what has been committed by now."""
+        self._db.try_catch_up_with_primary()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of row *key*."""
+        value = self._db.get(key)
+        assert value is None or isinstance(value, bytes)
+        return value
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose keys begin with *prefix*, as `Database.scan`."""
+        return _scan(self._db, self.path, prefix, start)
+
+    def close(self) -> None:
+        """Stop following."""
+        self._db.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _options(*, secondary: bool = False) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(not secondary)
+    # The default would accept damage in the middle of the log and lose what came after it.
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_keep_log_file_num(2)
+    if secondary:
+        options.set_max_open_files(-1)
+    return options
+
+
+def _scan(db: Rdict, path: Path, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+    rows = db.iter()
+    rows.seek(prefix + start)
+    while rows.valid():
+        key = rows.key()
+        if not key.startswith(prefix):
+            return
+        yield key, rows.value()
+        rows.next()
+    try:
+        rows.status()
+    except Exception as error:  # rocksdict raises nothing more exact
+        raise StateDamaged(f"the state in {path} is damaged: {error}") from error

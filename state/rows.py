@@ -1,0 +1,99 @@
+"""The rows of a state database: one column family, one prefix letter for each kind.
+
+    meta      = "m" name                                     -> json
+    offset    = "o" agent 0 topic_id:16 partition:u32        -> next offset:u64
+    owner     = "w" table                                    -> the agent that writes it
+    table     = "t" table 0 partition:u32 key                -> the value's bytes
+    sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
+    outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
+    run       = "r" job 0 run id                             -> json, see `framework.job`
+
+Big-endian; `meta version` is the version of all of it. Names hold no zero byte. Every change of state is
+(row key, value or None), never a range or a merge, so that a changelog could carry it.
+"""
+
+from __future__ import annotations
+
+import struct
+
+VERSION = 1
+_U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
+_TARGET = struct.Struct(">16sI")
+TARGET_BYTES = _TARGET.size
+
+Change = tuple[bytes, bytes | None]
+"""A row key and its new value; None deletes the row."""
+
+
+def meta_key(name: str) -> bytes:
+    """The row of the database's own facts."""
+    return b"m" + name.encode()
+
+
+def offset_key(agent: str, topic_id: str, partition: int) -> bytes:
+    """The row of a committed offset."""
+    return b"o" + agent.encode() + b"\0" + _TARGET.pack(bytes.fromhex(topic_id), partition)
+
+
+def split_offset_key(key: bytes) -> tuple[str, str, int]:
+    """(agent, topic id, partition) of an offset row."""
+    agent, target = key[1 : -TARGET_BYTES - 1].decode(), key[-TARGET_BYTES:]
+    topic_id, partition = _TARGET.unpack(target)
+    return agent, topic_id.hex(), partition
+
+
+def owner_key(table: str) -> bytes:
+    """The row that says which agent writes *table*."""
+    return b"w" + table.encode()
+
+
+def table_prefix(table: str, partition: int) -> bytes:
+    """What the keys of a table's rows in one partition begin with."""
+    return b"t" + table.encode() + b"\0" + _U32.pack(partition)
+
+
+def sequence_key(topic_id: str, partition: int) -> bytes:
+    """The row of the next sequence number to a target partition."""
+    return b"s" + _TARGET.pack(bytes.fromhex(topic_id), partition)
+
+
+def split_sequence_key(key: bytes) -> tuple[str, int]:
+    """(topic id, partition) of a sequence row."""
+    topic_id, partition = _TARGET.unpack(key[1:])
+    return topic_id.hex(), partition
+
+
+def outbox_key(number: int) -> bytes:
+    """The row of the *number*-th batch ever sent; rows sort in the order of sending."""
+    return b"x" + _U64.pack(number)
+
+
+def outbox_number(key: bytes) -> int:
+    """The number in an outbox row's key."""
+    return int(_U64.unpack(key[1:])[0])
+
+
+def pack_outbox(topic_id: str, partition: int, batch: bytes | bytearray) -> bytes:
+    """An outbox row's value."""
+    return _TARGET.pack(bytes.fromhex(topic_id), partition) + batch
+
+
+def split_outbox(value: bytes) -> tuple[str, int, bytearray]:
+    """(topic id, partition, batch) of an outbox row's value."""
+    topic_id, partition = _TARGET.unpack_from(value)
+    return topic_id.hex(), partition, bytearray(value[TARGET_BYTES:])
+
+
+def run_prefix(job: str) -> bytes:
+    """What the keys of a job's run rows begin with."""
+    return b"r" + job.encode() + b"\0"
+
+
+def pack_u64(number: int) -> bytes:
+    """An offset as a row's value."""
+    return _U64.pack(number)
+
+
+def unpack_u64(value: bytes) -> int:
+    """The number that `pack_u64` packed."""
+    return int(_U64.unpack(value)[0])

@@ -1,0 +1,209 @@
+"""A store: one database with its producer, and the commit, which is the heart of the project.
+
+Order, and what makes it exactly-once:
+
+1. one atomic write of offsets, tables and the outbox: the final bytes of every batch to be sent;
+2. a sync of it;
+3. the outbox is appended to the log, with the producer id and sequence numbers that are in its bytes;
+4. when those appends are durable, the outbox rows are deleted (without a sync: see 3).
+
+Killed before 1 is whole, nothing has happened, and the input is read again. Killed later, the outbox is
+appended again at the next start, and the log drops what it has. So what a commit sends is invisible before the
+commit, and afterwards it is there once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from framework.log import Log, NewRecord, TopicInfo, encode
+from framework.log.errors import Damaged, NewerFormat, OffsetOutOfRange
+from framework.log.producers import TASK_PRODUCER_BIT
+from framework.state import rows
+from framework.state.database import Database
+from framework.state.errors import StateAhead, StateBehind
+from framework.state.rows import Change
+
+SEQUENCE_MASK = (1 << 31) - 1
+
+
+@dataclass(slots=True)
+class Commit:
+    """What becomes true in one step."""
+
+    changes: list[Change] = field(default_factory=list)
+    outbox: list[tuple[str, int, bytearray]] = field(default_factory=list)
+    """(topic id, partition, batch), in the order of sending."""
+    sequences: dict[tuple[str, int], int] = field(default_factory=dict)
+    """The next sequence number to each target of the outbox."""
+
+
+class Store:
+    """One state database, owned by this process. `commit` runs in one thread at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        log: Log,
+        token: Callable[[int], bytes],
+        *,
+        owners: dict[str, str] | None = None,
+        open_database: Callable[[Path], Database] = Database,
+    ) -> None:
+        """Open it and append again what the last commit may not have appended.
+
+        *owners* says which agent writes which table; all stores of a process share it and add their rows.
+
+        Raises:
+            NewerFormat, StateDamaged: It cannot be read.
+        """
+        self.path, self._log = path, log
+        self.lock = threading.RLock()
+        """Held by `commit`; whoever calls `send` from several threads holds it from there to `commit`."""
+        self._topics = {info.id: info for info in log.topics().values()}
+        self.database = open_database(path)
+        try:
+            self._load_meta(token)
+            self._sequences = {
+                rows.split_sequence_key(key): rows.unpack_u64(value) for key, value in self.database.scan(b"s")
+            }
+            self.owners = {} if owners is None else owners
+            self.owners |= {key[1:].decode(): value.decode() for key, value in self.database.scan(b"w")}
+            self._next_number = 0
+            self._check_targets()
+            self.replayed = self._replay()
+        except BaseException:
+            self.database.close()
+            raise
+
+    # At start.
+
+    def _load_meta(self, token: Callable[[int], bytes]) -> None:
+        key = rows.meta_key("store")
+        value = self.database.get(key)
+        if value is None:
+            # Random, so that the outputs of a new database never look like duplicates of an old one's;
+            # bit 62, so that the log never forgets it; positive.
+            producer_id = int.from_bytes(token(8), "big") & (TASK_PRODUCER_BIT - 1) | TASK_PRODUCER_BIT
+            value = json.dumps({"version": rows.VERSION, "producer_id": producer_id}).encode()
+            self.database.write([(key, value)])
+            self.database.sync()
+        meta = json.loads(value)
+        if meta["version"] > rows.VERSION:
+            raise NewerFormat(
+                f"the state in {self.path} has format {meta['version']}, this version reads up to {rows.VERSION}: "
+                "upgrade framework-streams"
+            )
+        self.producer_id = int(meta["producer_id"])
+
+    def _replay(self) -> int:
+        """Append the outbox again and forget it; returns how many batches there were."""
+        pending: list[tuple[bytes, Future[int]]] = []
+        for key, value in self.database.scan(b"x"):
+            self._next_number = rows.outbox_number(key) + 1
+            pending.append((key, self._append(*rows.split_outbox(value))))
+        for _, done in pending:
+            done.result()
+        if pending:
+            self.database.write([(key, None) for key, _ in pending])
+        return len(pending)
+
+    def _check_targets(self) -> None:
+        for (topic_id, partition), sequence in self._sequences.items():
+            info = self._topics.get(topic_id)
+            if info is None:
+                continue
+            last = self._log.partition(info, partition).last_sequence(self.producer_id)
+            # Behind by less than half the circle is as it should be: the outbox brings the log up.
+            if last is not None and 0 < (last - (sequence - 1)) & SEQUENCE_MASK <= SEQUENCE_MASK >> 1:
+                raise StateBehind(
+                    f"the state in {self.path} is older than the log: {info.name}-{partition} holds its sequence "
+                    f"{last}, the state would send {sequence} next. Restore the state that belongs to this log, "
+                    "or remove it to start with empty state and a new producer"
+                )
+
+    # What tasks ask.
+
+    def offset(self, agent: str, topic: TopicInfo, partition: int) -> int | None:
+        """The committed offset of *agent*, None if it never committed here.
+
+        Raises:
+            StateAhead: It is behind the log's end.
+            OffsetOutOfRange: It is below the log start.
+        """
+        value = self.database.get(rows.offset_key(agent, topic.id, partition))
+        if value is None:
+            return None
+        offset, log = rows.unpack_u64(value), self._log.partition(topic, partition)
+        if offset > log.log_end:
+            raise StateAhead(
+                f"the state in {self.path} is newer than the log: {agent} has read {topic.name}-{partition} up to "
+                f"{offset}, the log ends at {log.log_end}. Restore the log that belongs to this state, or remove "
+                "the state to start anew"
+            )
+        if offset < log.log_start:
+            raise OffsetOutOfRange(
+                f"{agent} would go on at {topic.name}-{partition} offset {offset}, but the log starts at "
+                f"{log.log_start}: records {offset} to {log.log_start - 1} were removed before it read them"
+            )
+        return offset
+
+    def send(self, commit: Commit, topic: TopicInfo, partition: int, records: Sequence[NewRecord]) -> None:
+        """Add *records* to the outbox of *commit*: final batches, with our producer id and next sequences.
+
+        Raises:
+            RecordTooLarge: One of them is; nothing was added.
+        """
+        self._topics[topic.id] = topic
+        key = (topic.id, partition)
+        sequence = self._sequences.get(key, 0)
+        batches = encode(
+            records,
+            max_batch_bytes=topic.settings.max_message_bytes,
+            producer_id=self.producer_id,
+            producer_epoch=0,
+            base_sequence=sequence,
+        )
+        commit.outbox += [(topic.id, partition, batch) for batch in batches]
+        self._sequences[key] = commit.sequences[key] = (sequence + len(records)) & SEQUENCE_MASK
+
+    def commit(self, commit: Commit) -> list[int]:
+        """Make *commit* true; the offsets of its batches. Returns when all of it is durable.
+
+        Raises:
+            StateFailed: It is not committed, or its outbox not appended; close the store and open it anew.
+        """
+        with self.lock:
+            return self._commit(commit)
+
+    def _commit(self, commit: Commit) -> list[int]:
+        numbers = range(self._next_number, self._next_number + len(commit.outbox))
+        self._next_number = numbers.stop
+        changes = list(commit.changes)
+        for (topic_id, partition), sequence in commit.sequences.items():
+            changes.append((rows.sequence_key(topic_id, partition), rows.pack_u64(sequence)))
+        for number, target in zip(numbers, commit.outbox, strict=True):
+            changes.append((rows.outbox_key(number), rows.pack_outbox(*target)))
+        self.database.write(changes)
+        self.database.sync()
+        appended = [self._append(*target) for target in commit.outbox]
+        offsets = [done.result() for done in appended]
+        if numbers:
+            self.database.write([(rows.outbox_key(number), None) for number in numbers])
+        return offsets
+
+    def _append(self, topic_id: str, partition: int, batch: bytearray) -> Future[int]:
+        info = self._topics.get(topic_id)
+        if info is None:
+            raise Damaged(f"the outbox in {self.path} holds a batch for topic id {topic_id}, which is not in the log")
+        return self._log.append(self._log.partition(info, partition), [batch])
+
+    def close(self) -> None:
+        """Sync and close the database."""
+        self.database.sync()
+        self.database.close()
