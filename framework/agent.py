@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from framework.ack import Ack
 from framework.errors import DeclarationError
 from framework.record import Record
-from framework.stream import Source, Stream
+from framework.stream import Source, Stream, decoding
 from framework.topic import UNSET, At, Topic, Unset
 
 V = TypeVar("V")
@@ -149,10 +149,11 @@ def _yielding_loop(function: Callable[..., Any], sink: Topic[Any, Any] | None) -
 def _per_record(function: Callable[[Any], Any], stream: Stream[Any, Any], sink: Topic[Any, Any] | None) -> Run:
     async def run(task: Source) -> None:
         async for values in stream.bound(task).slices():
-            for value in values:
-                result = function(value)
-                if result is not None and sink is not None:
-                    sink.send(result)
+            with decoding(task):
+                for value in values:
+                    result = function(value)
+                    if result is not None and sink is not None:
+                        sink.send(result)
 
     return run
 
@@ -160,9 +161,10 @@ def _per_record(function: Callable[[Any], Any], stream: Stream[Any, Any], sink: 
 def _per_record_async(function: Callable[[Any], Any], stream: Stream[Any, Any], sink: Topic[Any, Any] | None) -> Run:
     async def run(task: Source) -> None:
         async for values in stream.bound(task).slices():
-            for value in values:
-                result = await function(value)
-                if result is not None and sink is not None:
-                    sink.send(result)
+            with decoding(task):
+                for value in values:
+                    result = await function(value)
+                    if result is not None and sink is not None:
+                        sink.send(result)
 
     return run

@@ -10,6 +10,9 @@ from framework.effects import Effects
 from framework.state.store import Commit, Store
 
 COMMIT_INTERVAL_S = 0.1
+MAX_COMMIT_INTERVAL_S = 0.5
+MAX_COMMIT_SHARE = 0.05
+"""Large commits come less often, up to the longer interval, so that they take no larger share of the time."""
 
 
 class Contributor(Protocol):
@@ -30,12 +33,12 @@ class Contributor(Protocol):
 
 
 class CommitLoop:
-    """Commits when asked, and every `COMMIT_INTERVAL_S` while there is something to commit."""
+    """Commits when asked, and in intervals while there is something to commit."""
 
     def __init__(self, store: Store, executor: Executor) -> None:
         """Commits run in *executor*, so that a slow disk does not hold up the event loop."""
         self.store, self.tasks = store, list[Contributor]()
-        self.commits = 0
+        self.commits, self._last_s = 0, 0.0
         self._executor = executor
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -70,6 +73,7 @@ class CommitLoop:
             await self._wanted.wait()
             self._wanted.clear()
             waiting, self._waiting = self._waiting, []
+            started = loop.time()
             tasks = [task for task in self.tasks if task.at_boundary and task.changed]
             commit = Commit()
             for task in tasks:
@@ -86,6 +90,7 @@ class CommitLoop:
                 self.busy = False
             for task in tasks:
                 task.effects.settled()
+            self._last_s = loop.time() - started
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
@@ -93,7 +98,8 @@ class CommitLoop:
     async def tick(self) -> None:
         """Ask for a commit every interval, also of tasks in the middle of a slice; until cancelled."""
         while True:
-            await asyncio.sleep(COMMIT_INTERVAL_S)
+            longer = min(self._last_s / MAX_COMMIT_SHARE, MAX_COMMIT_INTERVAL_S)
+            await asyncio.sleep(max(COMMIT_INTERVAL_S, longer))
             for task in self.tasks:
                 task.cut()
             if any(task.changed for task in self.tasks):

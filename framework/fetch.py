@@ -1,9 +1,65 @@
-"""The records a task reads ahead: decoded batches, handed out a slice at a time."""
+"""The records a task reads ahead: one read of the log at a time, handed out a slice at a time.
+
+Of most records an agent needs the value only. So the values are taken out of their batches at once, as plain bytes,
+which the garbage collector has not to look through, and everything else about a record (key, timestamp,
+headers) is decoded when somebody asks for it.
+"""
 
 from __future__ import annotations
 
-from framework.log import Partition, Reader, StoredRecord, decode
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
+
+from framework.log import Fetched, Partition, Reader, StoredRecord, decode, decode_values
 from framework.log.reader import MAX_READ_BYTES
+
+
+class Buffer:
+    """The records of one read, by their index in it."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        """Decodes the values."""
+        self.values: list[bytes | None] = []
+        self.next_offset = fetched.next_offset
+        self._batches, self._starts, self._bases = fetched.batches, list[int](), list[int]()
+        self._decoded, self._records = -1, list[StoredRecord]()
+        for header, batch in fetched.batches:
+            self._starts.append(len(self.values))
+            self._bases.append(header.base_offset)
+            self.values += decode_values(batch)
+
+    def record(self, index: int) -> StoredRecord:
+        """The whole record."""
+        at = bisect_right(self._starts, index) - 1
+        return self._records_of(at)[index - self._starts[at]]
+
+    def offset(self, index: int) -> int:
+        """The offset of a record; behind the last one, where the next read begins."""
+        if index >= len(self.values):
+            return self.next_offset
+        at = bisect_right(self._starts, index) - 1
+        header, _ = self._batches[at]
+        if header.dense:
+            return header.base_offset + index - self._starts[at]
+        return self.record(index).offset
+
+    def index(self, offset: int) -> int:
+        """The first record at or behind *offset*."""
+        at = bisect_right(self._bases, offset) - 1
+        if at < 0:
+            return 0
+        header, _ = self._batches[at]
+        if header.dense:
+            return self._starts[at] + min(offset - header.base_offset, header.count)
+        return self._starts[at] + bisect_left(self._records_of(at), offset, key=attrgetter("offset"))
+
+    def _records_of(self, at: int) -> list[StoredRecord]:
+        if at != self._decoded:
+            self._decoded, self._records = at, decode(self._batches[at][1])
+        return self._records
+
+
+EMPTY = Buffer(Fetched([], 0))
 
 
 class Fetch:
@@ -13,57 +69,48 @@ class Fetch:
         """Begins where *reader* stands."""
         self.partition: Partition = reader.partition
         self.offset = reader.offset
+        """Where the next `take` begins."""
+        self.buffer = EMPTY
         self._reader, self._max_read_bytes = reader, max_read_bytes
-        self._records: list[StoredRecord] = []
         self._next = 0
 
     def ready(self, offset: int) -> bool:
         """Whether there are records from *offset* on."""
         return self.partition.high_watermark > offset
 
-    def fill(self, offset: int) -> bool:
+    def fill(self) -> bool:
         """Have records buffered, reading if there are none; False at the high watermark.
 
         Raises:
             Damaged, OffsetOutOfRange: The log cannot give them.
         """
-        if self._next < len(self._records):
-            return True
-        while self.ready(offset):
-            fetched = self._reader.read(self._max_read_bytes)
-            records = [record for _, batch in fetched.batches for record in decode(batch)]
-            if records and records[0].offset < offset:
-                records = [record for record in records if record.offset >= offset]
-            if records:
-                self._records, self._next = records, 0
-                return True
-            offset = self.offset = fetched.next_offset
-        return False
+        while self._next >= len(self.buffer.values):
+            if not self.ready(self.offset):
+                return False
+            self.buffer = Buffer(self._reader.read(self._max_read_bytes))
+            # The first batch may begin below the offset; what it has there has been handled.
+            self._next = self.buffer.index(self.offset)
+            if self._next >= len(self.buffer.values):
+                self.offset = self.buffer.next_offset
+        return True
 
-    def take(self, count: int, stop: int | None = None) -> list[StoredRecord]:
-        """The next *count* records, fewer at the end of the buffer or at offset *stop*."""
-        end = min(self._next + count, len(self._records))
+    def take(self, count: int, stop: int | None = None) -> range:
+        """The next *count* records of the buffer, fewer at its end or at offset *stop*, by their indexes."""
+        end = min(self._next + count, len(self.buffer.values))
         if stop is not None:
-            while end > self._next and self._records[end - 1].offset >= stop:
-                end -= 1
-        records = self._records[self._next : end]
-        self._next = end
-        if end < len(self._records):
-            self.offset = self._records[end].offset
-        else:
-            self.offset = self._reader.offset
-        return records
+            end = max(self._next, min(end, self.buffer.index(stop)))
+        taken = range(self._next, end)
+        self._next, self.offset = end, self.buffer.offset(end)
+        return taken
 
     def back_to(self, offset: int) -> None:
         """Go on with the first record at or behind *offset*, which may lie before or behind the buffer's place."""
         self.offset = offset
-        if self._records and self._records[0].offset <= offset <= self._records[-1].offset:
-            while self._next and self._records[self._next - 1].offset >= offset:
-                self._next -= 1
-            while self._records[self._next].offset < offset:
-                self._next += 1
+        values = self.buffer.values
+        if values and self.buffer.offset(0) <= offset <= self.buffer.next_offset:
+            self._next = self.buffer.index(offset)
             return
-        self._records, self._next = [], 0
+        self.buffer, self._next = EMPTY, 0
         self._reader.seek(offset)
 
     def close(self) -> None:

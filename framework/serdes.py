@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -11,14 +11,17 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from framework.errors import DeclarationError, DecodeError, EncodeError
 
 V = TypeVar("V")
+SERDE_ERRORS = (ValueError, TypeError)
 
 
 class Serde(Generic[V]):
     """How values of one type are stored."""
 
     def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[Any], Any]) -> None:
-        """*encode* and *decode* raise `ValueError` or `TypeError` for what they cannot do."""
-        self.name, self._encode, self._decode = name, encode, decode
+        """*encode* and *decode* raise `SERDE_ERRORS` for what they cannot do."""
+        self.name = name
+        self.dump, self.parse = encode, decode
+        """`encode` and `decode` as they are given, for loops: they raise `SERDE_ERRORS`."""
 
     def encode(self, value: V) -> bytes:
         """*value* as bytes.
@@ -27,8 +30,8 @@ class Serde(Generic[V]):
             EncodeError: It is no value of the type.
         """
         try:
-            return self._encode(value)
-        except (ValueError, TypeError, AttributeError) as error:
+            return self.dump(value)
+        except SERDE_ERRORS as error:
             raise EncodeError(f"{_short(value)} cannot be stored as {self.name}: {error}") from error
 
     def decode(self, data: bytes) -> V:
@@ -38,17 +41,10 @@ class Serde(Generic[V]):
             DecodeError: It holds no value of the type.
         """
         try:
-            value: V = self._decode(data)
-        except (ValueError, TypeError) as error:
+            value: V = self.parse(data)
+        except SERDE_ERRORS as error:
             raise DecodeError(f"not a valid {self.name}: {_reason(error)}") from error
         return value
-
-    def decode_many(self, data: Sequence[bytes | None]) -> list[V] | None:
-        """All the values, or None when one of them is missing or wrong: then ask one by one."""
-        try:
-            return list(map(self._decode, data))
-        except (ValueError, TypeError):
-            return None
 
 
 def serde_of(value_type: Any) -> Serde[Any]:
@@ -58,7 +54,7 @@ def serde_of(value_type: Any) -> Serde[Any]:
         DeclarationError: Pydantic cannot validate the type.
     """
     if value_type is Any or value_type is object:
-        return Serde("JSON", orjson.dumps, _loads_json)
+        return Serde("JSON", orjson.dumps, orjson.loads)
     if value_type is bytes:
         return Serde("bytes", _same_bytes, _same_bytes)
     if value_type is str:
@@ -80,7 +76,7 @@ def key_serde_of(key_type: Any) -> Serde[Any]:
     """The serde of keys: `str` as UTF-8, `bytes` as they are, else JSON in one canonical form."""
     if key_type in (str, bytes):
         return serde_of(key_type)
-    decode = serde_of(key_type)._decode
+    decode = serde_of(key_type).parse
     return Serde(getattr(key_type, "__name__", str(key_type)), _canonical, decode)
 
 
@@ -97,19 +93,20 @@ def _model_serde(model: type[BaseModel]) -> Serde[Any]:
 
 def _typed_json(expected: type) -> Callable[[bytes], Any]:
     loads = orjson.loads
-    accepted = (int, float) if expected is float else (expected,)
 
     def decode(data: bytes) -> Any:
         value = loads(data)
-        if type(value) not in accepted:
+        if type(value) is not expected:
             raise ValueError(f"it is a {type(value).__name__}")
-        return expected(value) if expected is float else value
+        return value
 
-    return decode
+    def decode_float(data: bytes) -> float:
+        value = loads(data)
+        if type(value) not in (int, float):
+            raise ValueError(f"it is a {type(value).__name__}")
+        return float(value)
 
-
-def _loads_json(data: bytes) -> Any:
-    return orjson.loads(data)
+    return decode_float if expected is float else decode
 
 
 def _same_bytes(data: bytes) -> bytes:

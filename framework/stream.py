@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Generic, Protocol
 
@@ -11,6 +12,7 @@ from typing_extensions import TypeVar
 from framework.errors import DeclarationError
 from framework.operators.stateless import Step, filtered, flattened, fused, mapped
 from framework.record import Record
+from framework.serdes import SERDE_ERRORS
 from framework.topic import Topic
 
 V = TypeVar("V")
@@ -32,6 +34,9 @@ class Source(Protocol):
 
     def release(self) -> None:
         """The list that `hold` began has been handled."""
+
+    def skip_undecodable(self) -> bool:
+        """Whether it was decoding that failed; the record in hand is then a dead letter, and its slice over."""
 
     @property
     def isolating(self) -> bool:
@@ -125,8 +130,9 @@ class Stream(Generic[V, K]):
     async def _values(self, source: Source) -> AsyncGenerator[V, None]:
         run = fused(self._steps)
         async for values in source.slices(as_records=self._as_records, deadline=_never):
-            for value in run(values):
-                yield value
+            with decoding(source):
+                for value in run(values):
+                    yield value
 
     async def _lists(self, source: Source, count: int, within: timedelta) -> AsyncGenerator[list[V], None]:
         run = fused(self._steps)
@@ -135,19 +141,30 @@ class Stream(Generic[V, K]):
         async for values in source.slices(
             as_records=self._as_records, deadline=lambda: ends if taken else None
         ):
-            for value in run(values):
-                if not taken:
-                    whole, ends = source.hold(), source.now() + within.total_seconds()
-                taken.append(value)
-                if len(taken) == count:
-                    yield taken
-                    taken = []
-                    source.release()
+            with decoding(source):
+                for value in run(values):
+                    if not taken:
+                        whole, ends = source.hold(), source.now() + within.total_seconds()
+                    taken.append(value)
+                    if len(taken) == count:
+                        yield taken
+                        taken = []
+                        source.release()
             # A list that began in the middle of a record must end with one: no commit could split them.
             if taken and (not whole or source.isolating or source.now() >= ends):
                 yield taken
                 taken = []
                 source.release()
+
+
+@contextmanager
+def decoding(source: Source) -> Iterator[None]:
+    """Iterates over a slice within: ends quietly where a record cannot be decoded, which is no fault of the agent."""
+    try:
+        yield
+    except SERDE_ERRORS:
+        if not source.skip_undecodable():
+            raise
 
 
 def _never() -> float | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from framework.effects import current
 from framework.serdes import Serde, key_serde_of, serde_of
-from framework.view import IMMUTABLE
+from framework.view import DELETED, IMMUTABLE
 
 if TYPE_CHECKING:
     from framework.app import App
@@ -34,29 +34,32 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         self.serde: Serde[V] = serde_of(_stored_type(default, sample))
         self.key_serde: Serde[K] = key_serde_of(key_type)
         self.default_bytes = self.serde.encode(sample)
-        self.tracked = not isinstance(sample, IMMUTABLE)
+        self.tracked = type(sample) not in IMMUTABLE
 
     def __getitem__(self, key: K, /) -> V:
         effects = current.get()
         if effects is None:
             return self._app.committed(self).get(key)
         view = effects.views[self]
-        try:
-            value: V = view.cache[key]
-        except KeyError:
-            value = view.load(key)
-        if view.tracked:
-            view.touched[key] = value
-        return value
+        touched = view.touched
+        if key in touched:
+            value: V = touched[key]
+            if value is not DELETED:
+                return value
+        elif not view.tracked and key in view.cache:
+            return cast(V, view.cache[key])
+        return cast(V, view.read(key))
 
     def __setitem__(self, key: K, value: V, /) -> None:
         effects = current.get()
         if effects is None:
             raise TypeError(f"table {self.name!r} is written by its agent only; send it a record instead")
         view = effects.views[self]
-        if view.tracked or key not in view.cache or not view.writable:
+        touched = view.touched
+        # A row that has been set since the last commit, or read and cached, has been checked.
+        if view.tracked or (key not in touched and key not in view.cache):
             view.check_write(key)
-        view.cache[key] = view.touched[key] = value
+        touched[key] = value
 
     def __delitem__(self, key: K, /) -> None:
         effects = current.get()

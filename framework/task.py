@@ -15,7 +15,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
-from operator import length_hint
 from typing import Any
 
 from framework.agent import Agent
@@ -26,6 +25,7 @@ from framework.errors import AgentEnded, DecodeError
 from framework.fetch import Fetch
 from framework.log import StoredRecord
 from framework.record import Record
+from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
 from framework.topic import Topic
@@ -54,15 +54,13 @@ class Task:
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self.wake = asyncio.Event()
         self._encode_error: Exception | None = None
-        self._slice: list[Any] = []
-        self._iterator: Iterator[Any] = iter(())
-        self._records: list[StoredRecord] = []
+        self._slice, self._taken = Slice(), Slice()
+        """What the agent is at, and what it was at last."""
         self._slice_end = self.offset
         self._slice_size = FIRST_SLICE
         self._held: int | None = None
         self._released_in = -1
-        self._last: StoredRecord | None = None
-        self._alone = False
+        self._alone = self._tombstones = False
         self._isolated: tuple[int, int] | None = None
         self._attempts: dict[int, int] = {}
 
@@ -102,11 +100,12 @@ class Task:
                 if not self.stopping:
                     yield iter(())
                 continue
-            if not self._fill_slice(as_records):
+            values = self._begin_slice(as_records)
+            if not self._slice:
                 continue
             started = loop.time()
             self.at_boundary = False
-            yield self._iterator
+            yield values
             self._adapt(loop.time() - started)
 
     def now(self) -> float:
@@ -115,13 +114,28 @@ class Task:
 
     def hold(self) -> bool:
         """Let no commit pass the record being handled; False if a part of it has been handed on already."""
-        self._held = self._record_in_hand().offset
+        self._held = self._slice.offset
         return self._held != self._released_in
 
     def release(self) -> None:
         """The list that `hold` began has been handled."""
         # The record in hand may go on in the next list.
-        self._held, self._released_in = None, self._record_in_hand().offset
+        self._held, self._released_in = None, self._taken.offset
+
+    def skip_undecodable(self) -> bool:
+        """Whether the record in hand has no value to give; the slice then ends behind it."""
+        record = self._slice.record
+        if record.value is None:
+            self._tombstones = True
+        else:
+            try:
+                self.agent.source.value_serde.decode(record.value)
+            except DecodeError as error:
+                self._bury(record, error)
+            else:
+                return False
+        self.cut()
+        return True
 
     @property
     def isolating(self) -> bool:
@@ -131,11 +145,10 @@ class Task:
     # Slices.
 
     def _finish_slice(self) -> None:
-        self.handled += len(self._records)
+        self.handled += len(self._slice)
         self.at_boundary = True
-        if self._records:
-            self._last = self._records[-1]
-        self._records, self._slice, self._iterator = [], [], iter(())
+        if self._slice:
+            self._taken, self._slice = self._slice, Slice()
         self.offset = self._slice_end if self._held is None else self._held
         if self._attempts and self._held is None:
             self._attempts = {offset: n for offset, n in self._attempts.items() if offset >= self.offset}
@@ -157,7 +170,7 @@ class Task:
 
     async def _await_records(self, deadline: float | None) -> bool:
         """Wait until there are records, or until *deadline*: then False."""
-        while not self.fetch.fill(self._slice_end):
+        while not self.fetch.fill():
             if self.stopping:
                 return False
             if self.changed:
@@ -174,8 +187,8 @@ class Task:
                 return False
         return True
 
-    def _fill_slice(self, as_records: bool) -> bool:
-        """Take the next records and decode them; False if there is nothing for the agent among them."""
+    def _begin_slice(self, as_records: bool) -> Iterator[Any]:
+        """Take the next records; an iterator that decodes them one by one."""
         stop, size = None, self._slice_size
         if self._isolated is not None:
             start, end = self._isolated
@@ -184,40 +197,21 @@ class Task:
             elif self._slice_end < end:
                 size = 1
         self._alone = self._isolated is not None and size == 1
-        records = self.fetch.take(size, stop)
+        buffer, indexes = self.fetch.buffer, self.fetch.take(size, stop)
         self._slice_end = self.fetch.offset
-        topic = self.agent.source
-        values = topic.value_serde.decode_many([record.value for record in records])  # type: ignore[misc]
-        if values is None:
-            records, values = self._decode_one_by_one(records, as_records)
         if as_records:
-            number = self.fetch.partition.number
-            values = [Record(topic, number, *pair) for pair in zip(records, values, strict=True)]
-        self._records, self._slice = records, values
-        self._iterator = iter(values)
-        return bool(values)
+            self._slice = Slice(buffer, indexes, whole=True)
+            return map(self._as_record, self._slice.iterator)
+        if self._tombstones:
+            self._slice = Slice(buffer, [index for index in indexes if buffer.values[index] is not None])
+        else:
+            self._slice = Slice(buffer, indexes)
+        return map(self.agent.source.value_serde.parse, self._slice.iterator)
 
-    def _decode_one_by_one(self, records: list[StoredRecord], as_records: bool) -> tuple[list[StoredRecord], list[Any]]:
-        """The records up to the first that cannot be decoded; if that is the first, it becomes a dead letter."""
-        good: list[StoredRecord] = []
-        values: list[Any] = []
-        for record in records:
-            if record.value is None:
-                if as_records:
-                    good.append(record)
-                    values.append(None)
-                continue
-            try:
-                values.append(self.agent.source.value_serde.decode(record.value))
-            except DecodeError as error:
-                if good:
-                    self._give_back(record.offset)
-                else:
-                    self._give_back(record.offset + 1)
-                    self._bury(record, error)
-                break
-            good.append(record)
-        return good, values
+    def _as_record(self, stored: StoredRecord) -> Record[Any, Any]:
+        topic, number = self.agent.source, self.fetch.partition.number
+        value = None if stored.value is None else topic.value_serde.parse(stored.value)
+        return Record(topic, number, stored, value)
 
     def _give_back(self, offset: int) -> None:
         """Records from *offset* on come again with the next slice."""
@@ -226,14 +220,10 @@ class Task:
 
     def cut(self) -> None:
         """End the slice behind the record being handled, so that the task comes to a boundary soon."""
-        left = length_hint(self._iterator)
-        if self.at_boundary or left == 0:
-            return
-        first = len(self._records) - left
-        self._give_back(self._records[first].offset)
-        del self._records[first:]
-        # The agent's iterator runs over this very list, and ends with it.
-        del self._slice[first:]
+        if not self.at_boundary:
+            next_offset = self._slice.cut()
+            if next_offset is not None:
+                self._give_back(next_offset)
 
     def _adapt(self, seconds: float) -> None:
         """Slices as long as fit between two commits without holding up the loop."""
@@ -276,24 +266,20 @@ class Task:
         self.committed = self.offset
 
     def _wire(self, effects: Effects) -> None:
-        effects.now_ms = lambda: self._record_in_hand().timestamp
+        effects.now_ms = self._timestamp_in_hand
         effects.on_soft_limit = self.cut
 
     # Failing.
 
-    def _record_in_hand(self) -> StoredRecord:
-        handed = len(self._slice) - length_hint(self._iterator)
-        if self._records:
-            return self._records[max(handed, 1) - 1]
-        assert self._last is not None
-        return self._last
+    def _timestamp_in_hand(self) -> int:
+        return (self._slice or self._taken).record.timestamp
 
     async def _recover(self, error: Exception) -> None:
         """Discard what is uncommitted and arrange for the failing record to be tried alone."""
         failed = self._failed_range()
-        record = self._record_in_hand() if failed is not None and self._alone else None
+        record = (self._slice or self._taken).record if failed is not None and self._alone else None
         self.effects = self.effects.discard()
-        self._records, self._slice, self._iterator, self._held = [], [], iter(()), None
+        self._slice, self._held = Slice(), None
         self.at_boundary = False
         await self._commits.commit()  # The one under way, of which the replay must see the rows.
         self._give_back(self.committed)
@@ -301,8 +287,9 @@ class Task:
         self.at_boundary = True
         start = self.offset if failed is None else failed[0]
         attempt = self._attempts[start] = self._attempts.get(start, 0) + 1
+        trace = error if attempt == 1 else None
         logger.warning(
-            "%s: %s failed, %s: %s", self.name, self._place(start), _ordinal(attempt), describe(error), exc_info=error
+            "%s: %s failed, %s: %s", self.name, self._place(start), _ordinal(attempt), describe(error), exc_info=trace
         )
         if failed is None:
             await self._wait_to_start(error, attempt)
@@ -310,6 +297,8 @@ class Task:
             self._give_back(record.offset + 1)
             self._bury(record, error)
             self.offset, self._isolated = self._slice_end, None
+            # At once: the next failure would discard the dead letter, and begin again with its record.
+            await self._commits.commit()
         elif self._isolated is None or not self._isolated[0] <= start < self._isolated[1]:
             self._isolated = failed
 
@@ -321,11 +310,11 @@ class Task:
 
     def _failed_range(self) -> tuple[int, int] | None:
         """The offsets of which one has failed; None if the agent has taken no record since the last commit."""
-        if self._records:
-            offset = self._record_in_hand().offset
+        if self._slice:
+            offset = self._slice.offset
             return (offset if self._held is None else self._held), offset + 1
-        if self._alone and self._last is not None and self._last.offset >= self.committed:
-            return self._last.offset, self._last.offset + 1
+        if self._alone and self._taken and self._taken.offset >= self.committed:
+            return self._taken.offset, self._taken.offset + 1
         return (self.committed, self._slice_end) if self._slice_end > self.committed else None
 
     def _bury(self, record: StoredRecord, error: Exception) -> None:

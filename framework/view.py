@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.errors import EncodeError, TableOwned, WrongPartition
 from framework.log import partition_of
+from framework.serdes import SERDE_ERRORS
 from framework.state import rows
 from framework.state.rows import Change
 from framework.state.store import Store
@@ -20,37 +21,43 @@ CACHE_ROWS = 100_000
 class View:
     """One table in one partition.
 
-    A row goes through four places: `touched` since the last commit was taken, `_in_flight` in the commit that is
-    being written, then the store; `cache` holds decoded values of all three. `_stored` remembers the bytes of
+    A value goes through three places: `touched` since the last commit was taken, `_in_flight` in the commit that is
+    being written, then the store; `cache` holds what has left `touched`. `_stored` remembers the bytes of
     rows whose values can be changed in place, so that the commit can tell whether they were.
     """
 
     def __init__(self, table: Table[Any, Any], store: Store, owner: str, partition: int, partitions: int) -> None:
         """*owner* is the agent or job on whose behalf it is used; reads nothing yet."""
         self.table, self.tracked = table, table.tracked
-        self.cache: dict[Any, Any] = {}
         self.touched: dict[Any, Any] = {}
+        self.cache: dict[Any, Any] = {}
+        self._deleted: set[Any] = set()
+        self._rows: dict[Any, bytes] = {}
         self._in_flight: dict[Any, bytes | None] = {}
         self._encoded: dict[Any, bytes | None] = {}
         self._stored: dict[Any, bytes | None] = {}
         self._store, self._owner, self._partition, self._partitions = store, owner, partition, partitions
         self._prefix = rows.table_prefix(table.name, partition)
-        self.writable = self._may_write()
 
     # Rows.
 
-    def load(self, key: Any) -> Any:
-        """The row of *key*, into the cache; the default if it is not stored.
+    def read(self, key: Any) -> Any:
+        """The row of *key*, which is not in `touched` or deleted there; the default if it is not stored.
 
         Raises:
             WrongPartition: The row belongs to another partition.
         """
-        data = self._read(key)
-        value = self.table.default() if data is None else self.table.serde.decode(data)
-        if self.writable:
-            self.cache[key] = value
+        if key in self.cache:
+            value = self.cache[key]
+        else:
+            data = None if key in self._deleted else self._read(key)
+            value = self.table.default() if data is None else self.table.serde.decode(data)
+            if self.tracked:
+                self._stored[key] = data
+            elif self._may_write():  # What another agent writes must be read anew each time.
+                self.cache[key] = value
         if self.tracked:
-            self._stored[key] = data
+            self.touched[key] = value
         return value
 
     def check_write(self, key: Any) -> None:
@@ -61,8 +68,7 @@ class View:
             TableOwned: Another agent writes the table.
         """
         self._check_owner()
-        if key not in self.cache:
-            self._check_partition(key, self.table.key_serde.encode(key))
+        self._row(key)
         self._stored.pop(key, None)
 
     def delete(self, key: Any) -> None:
@@ -76,6 +82,8 @@ class View:
         if not self.has(key):
             raise KeyError(key)
         self.cache.pop(key, None)
+        self._stored.pop(key, None)
+        self._deleted.add(key)
         self.touched[key] = DELETED
 
     def has(self, key: Any) -> bool:
@@ -83,7 +91,9 @@ class View:
         if key not in self.touched:
             return self._read(key) is not None
         value = self.touched[key]
-        return value is not DELETED and self._changed(key, self.table.serde.encode(value), or_stored=True)
+        if value is DELETED or self._stored.get(key, b"") is not None:
+            return value is not DELETED
+        return self.table.serde.encode(value) != self.table.default_bytes
 
     def keys(self) -> Iterator[Any]:
         """The keys of this partition: stored ones in the order of their bytes, then new ones."""
@@ -96,9 +106,16 @@ class View:
     def _read(self, key: Any) -> bytes | None:
         if key in self._in_flight:
             return self._in_flight[key]
-        raw = self.table.key_serde.encode(key)
-        self._check_partition(key, raw)
-        return self._store.database.get(self._prefix + raw)
+        return self._store.database.get(self._row(key))
+
+    def _row(self, key: Any) -> bytes:
+        """The row of *key* in the database."""
+        row = self._rows.get(key)
+        if row is None:
+            raw = self.table.key_serde.encode(key)
+            self._check_partition(key, raw)
+            row = self._rows[key] = self._prefix + raw
+        return row
 
     # Commit and discard.
 
@@ -110,37 +127,42 @@ class View:
             TableOwned: Another agent writes the table.
         """
         changes: list[Change] = []
-        self._encoded = {}
-        table, prefix, encode_key = self.table, self._prefix, self.table.key_serde.encode
-        for key, value in self.touched.items():
-            data: bytes | None = None
-            if value is not DELETED:
-                try:
-                    data = table.serde.encode(value)
-                except EncodeError as error:
-                    raise EncodeError(f"table {table.name!r}, key {key!r}: {error}") from error
-                if not self._changed(key, data):
-                    continue
-            changes.append((prefix + encode_key(key), data))
-            self._encoded[key] = data
+        encoded: dict[Any, bytes | None] = {}
+        dump, rows_of, tracked = self.table.serde.dump, self._rows, self.tracked
+        key = None
+        try:
+            for key, value in self.touched.items():
+                data = None if value is DELETED else dump(value)
+                if tracked and not self._changed(key, data):
+                    if key not in self._deleted:
+                        continue
+                    data = None
+                changes.append((rows_of[key], data))
+                encoded[key] = data
+        except SERDE_ERRORS as error:
+            raise EncodeError(f"table {self.table.name!r}, key {key!r}: {error}") from error
+        self._encoded = encoded
         if changes:
             self._check_owner()
-            if table.name not in self._store.owners:
-                changes.append((rows.owner_key(table.name), self._owner.encode()))
+            if self.table.name not in self._store.owners:
+                changes.append((rows.owner_key(self.table.name), self._owner.encode()))
         return changes
 
     def taken(self) -> None:
         """What `changes` gave is in a commit that is being written."""
         if self._encoded:
             self._store.owners[self.table.name] = self._owner
-        if not self.tracked and any(not isinstance(value, IMMUTABLE) for value in self.touched.values()):
+        self.cache.update(self.touched)
+        for key in self._deleted:
+            if self.cache.get(key) is DELETED:
+                del self.cache[key]
+        if not self.tracked and not IMMUTABLE.issuperset(map(type, self.touched.values())):
             # Values that can be changed in place: from now on they are compared.
             self.tracked = True
-            self._stored = {key: self.table.serde.encode(value) for key, value in self.cache.items()}
+            self._stored = {key: self.table.serde.dump(value) for key, value in self.cache.items()}
         if self.tracked:
             self._stored.update(self._encoded)
-        self._in_flight, self._encoded, self.touched = self._encoded, {}, {}
-        self.writable = self._may_write()
+        self._in_flight, self._encoded, self.touched, self._deleted = self._encoded, {}, {}, set()
         if self._store.owners.get(self.table.name) != self._owner:
             # Another agent may write next, so nothing read may outlive the commit.
             self.cache, self._stored = {}, {}
@@ -149,24 +171,23 @@ class View:
         """What was taken last is in the store."""
         self._in_flight = {}
         if len(self.cache) > CACHE_ROWS:
-            self.cache = {key: self.cache[key] for key in self.touched if key in self.cache}
+            self.cache = {}
             self._stored = {key: self._stored[key] for key in self.touched if key in self._stored}
+            self._rows = {key: self._rows[key] for key in self.touched}
 
     def evict(self) -> None:
         """Forget what was done since the last commit was taken."""
         for key in self.touched:
             self.cache.pop(key, None)
             self._stored.pop(key, None)
-        self.touched = {}
+        self.touched, self._deleted = {}, set()
 
-    def _changed(self, key: Any, data: bytes, *, or_stored: bool = False) -> bool:
+    def _changed(self, key: Any, data: bytes | None) -> bool:
         """Whether *data* is something else than what is stored, or than the default where nothing is."""
-        if not self.tracked or key not in self._stored:
+        if key not in self._stored:
             return True
         stored = self._stored[key]
-        if stored is None:
-            return data != self.table.default_bytes
-        return or_stored or data != stored
+        return data != (self.table.default_bytes if stored is None else stored)
 
     # Who may do what.
 
@@ -195,4 +216,5 @@ class _Deleted:
 
 
 DELETED: Any = _Deleted()
-IMMUTABLE = (int, float, str, bytes, bool, type(None), _Deleted)
+IMMUTABLE = frozenset([int, float, str, bytes, bool, type(None), _Deleted])
+"""Types whose values cannot be changed in place, so that a row of them need not be compared."""

@@ -14,7 +14,7 @@
 
 from framework.log.catalogue import TopicInfo
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
-from framework.log.codec import Headers, NewRecord, StoredRecord, decode, encode
+from framework.log.codec import Headers, NewRecord, StoredRecord, decode, decode_values, encode
 from framework.log.files import Files
 from framework.log.keys import partition_of
 from framework.log.log import Log
@@ -38,6 +38,7 @@ __all__ = [
     "TopicInfo",
     "TopicSettings",
     "decode",
+    "decode_values",
     "encode",
     "partition_of",
 ]

@@ -95,6 +95,18 @@ def encode(
     return batches
 
 
+def decode_values(batch: bytes | memoryview) -> list[bytes | None]:
+    """Only the values of the records of one *batch*, whose checksum has been verified; None for a tombstone.
+
+    Raises:
+        Damaged: The bytes are no batch although the checksum is right.
+    """
+    try:
+        return [record.value for record in DefaultRecordBatch(batch)]
+    except (CorruptRecordException, ValueError, struct.error) as error:
+        raise _undecodable(batch, error) from error
+
+
 def decode(batch: bytes | memoryview) -> list[StoredRecord]:
     """The records of one *batch*, whose checksum has been verified.
 
@@ -104,4 +116,8 @@ def decode(batch: bytes | memoryview) -> list[StoredRecord]:
     try:
         return cast(list[StoredRecord], list(DefaultRecordBatch(batch)))
     except (CorruptRecordException, ValueError, struct.error) as error:
-        raise Damaged(f"a batch of {len(batch)} bytes cannot be decoded: {error}") from error
+        raise _undecodable(batch, error) from error
+
+
+def _undecodable(batch: bytes | memoryview, error: Exception) -> Damaged:
+    return Damaged(f"a batch of {len(batch)} bytes cannot be decoded: {error}")

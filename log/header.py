@@ -58,6 +58,11 @@ class Header(NamedTuple):
         return self.base_offset + self.last_offset_delta + 1
 
     @property
+    def dense(self) -> bool:
+        """Whether the batch has a record at each of its offsets: none was compacted away."""
+        return self.last_offset_delta + 1 == self.count
+
+    @property
     def last_sequence(self) -> int:
         """The sequence number of the last record, modulo 2^31."""
         return (self.base_sequence + self.last_offset_delta) & 0x7FFFFFFF

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rocksdict import (
@@ -47,24 +47,24 @@ class Database:
         assert value is None or isinstance(value, bytes)
         return value
 
-    def write(self, changes: Iterable[Change]) -> None:
+    def write(self, changes: Sequence[Change]) -> None:
         """All *changes* in one step: after a kill, all or none are there; after a power cut, once synced.
 
         Raises:
             StateFailed: RocksDB refused.
         """
         deadline = time.monotonic() + STALL_TIMEOUT_S
-        changes = list(changes)
         options = WriteOptions()
         # A stalled write would hold the interpreter's lock; refused, it can be tried again.
         options.no_slowdown = True
         while True:
             batch = WriteBatch(raw_mode=True)
+            put, delete = batch.put, batch.delete
             for key, value in changes:
                 if value is None:
-                    batch.delete(key)
+                    delete(key)
                 else:
-                    batch.put(key, value)
+                    put(key, value)
             try:
                 self._db.write(batch, options)
                 return

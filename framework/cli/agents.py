@@ -1,0 +1,98 @@
+"""`framework agents`: how far each has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from framework.cli.options import directory_options, json_option
+
+if TYPE_CHECKING:
+    from framework.agent import Agent
+    from framework.cli.directory import Directory
+    from framework.log import TopicInfo
+
+COLUMNS = ("agent", "topic", "partition", "committed", "end", "lag")
+
+
+@click.group()
+def agents() -> None:
+    """See how far the agents have come."""
+
+
+@agents.command()
+@click.argument("name", required=False)
+@directory_options
+@json_option
+def ls(name: str | None, app_name: str | None, data: str | None, as_json: bool) -> None:
+    """List the agents, or the agent NAME: a row for each partition.
+
+    Those that have committed something are known without an app.
+
+    JSON: {"agent", "topic", "partition", "committed", "end", "lag"}; committed is the next offset to be
+    handled, null before the first commit.
+    """
+    from framework.cli.directory import known, reading
+    from framework.cli.output import print_rows
+
+    with reading(app_name, data) as directory:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in _rows(directory):
+            found.setdefault(row["agent"], []).append(row)
+        if name is not None:
+            found = {name: known("agent", name, found, f"in {directory.path}")}
+        rows = [row for agent in sorted(found) for row in found[agent]]
+        if not print_rows(rows, COLUMNS, as_json=as_json):
+            click.echo(f"no agents in {directory.path}", err=True)
+
+
+def _rows(directory: Directory) -> Iterator[dict[str, Any]]:
+    """What the state knows and what the app declares, each partition of an agent once."""
+    infos = {info.id: info for info in directory.log.topics().values()}
+    committed: dict[tuple[str, str], dict[int, int]] = {}
+    for agent, topic_id, partition, offset in directory.view.offsets():
+        committed.setdefault((agent, topic_id), {})[partition] = offset
+    declared = dict(directory.app.agents) if directory.app else {}
+    for (agent, topic_id), offsets in committed.items():
+        info = infos.get(topic_id)
+        if info is None:
+            continue
+        if agent in declared and declared[agent].source.name == info.name:
+            yield from _agent_rows(directory, agent, info, offsets, declared.pop(agent))
+        else:
+            yield from _agent_rows(directory, agent, info, offsets, None)
+    for name, unseen in declared.items():
+        info = directory.log.topics().get(unseen.source.name)
+        if info is not None:
+            yield from _agent_rows(directory, name, info, {}, unseen)
+        else:
+            row = {"agent": name, "topic": unseen.source.name, "partition": None}
+            yield {**row, "committed": None, "end": None, "lag": 0}
+
+
+def _agent_rows(
+    directory: Directory,
+    name: str,
+    info: TopicInfo,
+    offsets: dict[int, int],
+    declared: Agent[Any, Any] | None,
+) -> Iterator[dict[str, Any]]:
+    for number in range(info.partitions):
+        partition = directory.log.partition(info, number)
+        committed = offsets.get(number)
+        start = partition.log_start
+        if committed is None and declared is not None:
+            from framework.batch import resolve
+
+            start = resolve(declared.source._app, partition, declared.start)
+        end = partition.high_watermark
+        yield {
+            "agent": name,
+            "topic": info.name,
+            "partition": number,
+            "committed": committed,
+            "end": end,
+            "lag": max(0, end - (start if committed is None else committed)),
+        }

@@ -1,0 +1,177 @@
+"""`framework topics`: which there are, and making one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from framework.cli.options import directory_options, json_option
+from framework.cli.send import send
+from framework.cli.tail import tail
+
+if TYPE_CHECKING:
+    from framework.app import App
+    from framework.cli.directory import Directory
+    from framework.log import TopicInfo, TopicSettings
+
+COLUMNS = ("topic", "partitions", "records", "bytes", "retention")
+UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
+
+
+@click.group()
+def topics() -> None:
+    """List topics, make one, send to one, read one."""
+
+
+topics.add_command(send)
+topics.add_command(tail)
+
+
+@topics.command()
+@directory_options
+@json_option
+def ls(app_name: str | None, data: str | None, as_json: bool) -> None:
+    """List the topics.
+
+    JSON: {"topic", "partitions", "records", "bytes", "retention"}. Records are counted by their offsets; the
+    retention is a text like "7d", or "forever".
+    """
+    from framework.cli.directory import reading
+    from framework.cli.output import print_rows
+
+    with reading(app_name, data) as directory:
+        rows = []
+        for name, info in sorted(directory.log.topics().items()):
+            parts = list(_partition_rows(directory, info))
+            totals = {field: sum(part[field] for part in parts) for field in ("records", "bytes")}
+            retention = duration(info.settings.retention_ms)
+            rows.append({"topic": name, "partitions": info.partitions, **totals, "retention": retention})
+        if not print_rows(rows, COLUMNS, as_json=as_json):
+            click.echo(f"no topics in {directory.path}", err=True)
+
+
+@topics.command()
+@click.argument("name")
+@directory_options
+@json_option
+def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> None:
+    """Show the settings and partitions of the topic NAME.
+
+    JSON: {"topic", "id", "type", "key_type", "config", "partitions": [{"partition", "start", "end",
+    "records", "bytes", "segments"}]}. The types are null unless an app declares them.
+    """
+    from framework.cli.directory import reading
+    from framework.cli.output import print_fields, print_json, print_rows
+
+    with reading(app_name, data) as directory:
+        info = directory.topic(name)
+        declared = directory.app.topics.get(name) if directory.app else None
+        parts = list(_partition_rows(directory, info))
+        fields = {
+            "topic": info.name,
+            "id": info.id,
+            "type": declared.value_serde.name if declared else None,
+            "key_type": declared.key_serde.name if declared else None,
+        }
+        config = info.settings.as_config()
+        if as_json:
+            print_json({**fields, "config": config, "partitions": parts})
+            return
+        print_fields({**fields, **config})
+        sys.stdout.write("\n")
+        print_rows(parts, list(parts[0]), as_json=False)
+
+
+@topics.command()
+@click.argument("name")
+@click.option(
+    "--partitions", type=int, metavar="N", help="How many.  [default: as the app declares it, else 1]"
+)
+@click.option(
+    "--retention", metavar="TIME", help="How long records are kept: 90s, 30m, 12h, 7d, 2w, forever."
+)
+@click.option("--config", "settings", multiple=True, metavar="NAME=VALUE", help="A setting by Kafka's name.")
+@directory_options
+def create(
+    name: str,
+    partitions: int | None,
+    retention: str | None,
+    settings: tuple[str, ...],
+    app_name: str | None,
+    data: str | None,
+) -> None:
+    """Make the topic NAME, and the data directory if there is none."""
+    from framework.cli.directory import app_for_reading, opened
+    from framework.log.settings import check_topic_name
+
+    app = app_for_reading(app_name, data)
+    check_topic_name(name)
+    count = _partitions(app, name, partitions)
+    wanted = _settings(app, name, retention, settings)
+    with opened(app, create=True) as directory:
+        directory.log.create_topic(name, count, wanted)
+        click.echo(
+            f"made topic {name!r} with {count} partition{'s' * (count > 1)} in {directory.path}", err=True
+        )
+
+
+def duration(milliseconds: int) -> str:
+    """*milliseconds* in the largest unit that divides it; -1 is for ever."""
+    if milliseconds < 0:
+        return "forever"
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if milliseconds % UNITS_MS[unit] == 0)
+    return f"{milliseconds // UNITS_MS[unit]}{unit}"
+
+
+def _partition_rows(directory: Directory, info: TopicInfo) -> Iterator[dict[str, Any]]:
+    for number in range(info.partitions):
+        partition = directory.log.partition(info, number)
+        start, end = partition.log_start, partition.high_watermark
+        sizes = [path.stat().st_size for path in partition.directory.glob("*.log")]
+        yield {
+            "partition": number,
+            "start": start,
+            "end": end,
+            "records": end - start,
+            "bytes": sum(sizes),
+            "segments": len(sizes),
+        }
+
+
+def _partitions(app: App | None, name: str, asked: int | None) -> int:
+    """How many partitions to make: what was asked for, but not another number than the app will insist on."""
+    from framework.log.errors import UsageError
+    from framework.log.settings import check_partitions
+
+    declared = app.topics[name].partitions if app is not None and name in app.topics else None
+    if asked is not None and declared not in (None, asked):
+        raise UsageError(f"the app declares topic {name!r} with {declared} partitions, not {asked}")
+    return check_partitions(asked if asked is not None else declared or 1)
+
+
+def _settings(app: App | None, name: str, retention: str | None, settings: tuple[str, ...]) -> TopicSettings:
+    from framework.log.errors import InvalidSetting
+    from framework.log.settings import TopicSettings
+
+    config = app.topics[name].settings().as_config() if app is not None and name in app.topics else {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidSetting(f"--config {text!r} is not NAME=VALUE")
+        try:
+            config[key] = int(value)
+        except ValueError:
+            raise InvalidSetting(f"--config {text!r}: {value!r} is no whole number") from None
+    if retention is not None:
+        match = _DURATION.fullmatch(retention)
+        if match is None and retention != "forever":
+            raise InvalidSetting(
+                f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like"
+            )
+        config["retention.ms"] = int(match[1]) * UNITS_MS[match[2]] if match else -1
+    return TopicSettings.from_config(config)
