@@ -32,7 +32,20 @@ _HOMES = {
     "Topic": "framework.topic",
 }
 
-__all__ = ["Ack", "Agent", "App", "Batch", "Error", "Job", "Record", "Run", "Sent", "Stream", "Table", "Topic"]
+__all__ = [
+    "Ack",
+    "Agent",
+    "App",
+    "Batch",
+    "Error",
+    "Job",
+    "Record",
+    "Run",
+    "Sent",
+    "Stream",
+    "Table",
+    "Topic",
+]
 
 
 def __getattr__(name: str) -> object:

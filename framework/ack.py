@@ -32,7 +32,13 @@ class Ack(Awaitable[Sent]):
         self, topic: str, partition: int, done: Future[int] | None, index: int, flush: Callable[[], None]
     ) -> None:
         """The *index*-th record of a batch; *flush* hurries it on its way."""
-        self._topic, self._partition, self._done, self._index, self._flush = topic, partition, done, index, flush
+        self._topic, self._partition, self._done, self._index, self._flush = (
+            topic,
+            partition,
+            done,
+            index,
+            flush,
+        )
         self._also: Sequence[Ack] = ()
 
     @property

@@ -156,9 +156,7 @@ class App:
         self, source: Topic[V, KX], *, sink: Topic[W, Any], name: str | None = None, start: At = "beginning"
     ) -> DecorateSink[V, KX, W]: ...
     @overload
-    def agent(
-        self, source: Topic[V, KX], *, name: str | None = None, start: At = "beginning"
-    ) -> Decorate[V, KX]: ...
+    def agent(self, source: Topic[V, KX], *, name: str | None = None, start: At = "beginning") -> Decorate[V, KX]: ...
     def agent(
         self,
         source: Topic[Any, Any],
@@ -188,7 +186,12 @@ class App:
         return decorate
 
     def job(
-        self, source: Topic[V, KX], *, schedule: str | timedelta, timezone: str = "UTC", name: str | None = None
+        self,
+        source: Topic[V, KX],
+        *,
+        schedule: str | timedelta,
+        timezone: str = "UTC",
+        name: str | None = None,
     ) -> DecorateJob[V, KX]:
         """Declare a function as a job: called on *schedule* with all the records of *source* since its last run.
 
@@ -243,7 +246,7 @@ class App:
             NoDataDirectory: There is none, and *create* is false.
         """
         if self._log is None:
-            self._log = log or Log(data or self.data, create=create, clock=self.clock)
+            self._log = log or Log(Path(data or self.data), create=create, clock=self.clock)
             atexit.register(self.close)
         return self._log
 

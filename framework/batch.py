@@ -152,7 +152,7 @@ class Cursor:
             while reader.offset < part.end:
                 for header, batch in reader.read().batches:
                     if part.start <= header.base_offset and header.next_offset <= part.end:
-                        total += header.count
+                        total += header.records
                     else:
                         total += sum(part.start <= record.offset < part.end for record in decode(batch))
             reader.close()

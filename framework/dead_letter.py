@@ -21,7 +21,11 @@ logger = logging.getLogger("framework.dead_letter")
 
 
 def bury(
-    effects: Effects, dead_letters: Topic[Any, Any], source: Partition, record: StoredRecord, error: BaseException
+    effects: Effects,
+    dead_letters: Topic[Any, Any],
+    source: Partition,
+    record: StoredRecord,
+    error: BaseException,
 ) -> None:
     """Send *record*, read from *source*, to *dead_letters* with the next commit of *effects*; log it."""
     trace = "".join(traceback.format_exception(error))
@@ -35,7 +39,12 @@ def bury(
         ("dead-letter.traceback", trace.encode()[-TRACEBACK_BYTES:]),
     ]
     logger.error(
-        "%s: %s@%d goes to %s: %s", effects.owner, source.name, record.offset, dead_letters.name, describe(error)
+        "%s: %s@%d goes to %s: %s",
+        effects.owner,
+        source.name,
+        record.offset,
+        dead_letters.name,
+        describe(error),
     )
     token = current.set(effects)
     try:

@@ -35,9 +35,7 @@ APP_VARIABLE = "FRAMEWORK_APP"
 FILES = ("app.py", "main.py")
 WAYS = f"-A module:app, -A path/to/file.py, {APP_VARIABLE}, or [tool.framework] app in pyproject.toml"
 _VALUE = re.compile(r"(?P<place>[^:]+)(:(?P<name>[^:]+))?")
-_OURS = tuple(
-    str((Path(__file__).parent / folder).resolve()) + os.sep for folder in ("", "log", "state", "operators")
-)
+_OURS = tuple(str((Path(__file__).parent / folder).resolve()) + os.sep for folder in ("", "log", "state", "operators"))
 
 
 class AppAmbiguous(UsageError):
@@ -81,9 +79,7 @@ def named_app(named: str | None = None) -> tuple[str | None, str]:
             raise UsageError(f"{path} cannot be read: {error}") from error
         value = tools.get("framework", {}).get("app")
         if value is not None and not isinstance(value, str):
-            raise UsageError(
-                f"{path}: [tool.framework] app is {value!r}, it must be a text like 'module:app'"
-            )
+            raise UsageError(f"{path}: [tool.framework] app is {value!r}, it must be a text like 'module:app'")
         return value, str(path)
     return None, ""
 
@@ -139,12 +135,11 @@ def _named_in(module: ModuleType, name: str, said: str) -> App:
     for part in name.split("."):
         value = getattr(value, part, None)
         if value is None:
-            there = ", ".join(repr(known) for known in _apps_in(module, "")) or "no App at all"
-            raise AppNotFound(f"{said}: there is no {name!r} in {_shown(module)}; there is {there}")
+            apps = _apps_in(module, "")
+            there = f"its Apps are called {', '.join(apps)}" if apps else "nor any App"
+            raise AppNotFound(f"{said}: there is no {name!r} in {_shown(module)}; {there}")
     if not isinstance(value, App):
-        raise AppNotFound(
-            f"{said}: {name!r} in {_shown(module)} is of type {type(value).__name__}, not an App"
-        )
+        raise AppNotFound(f"{said}: {name!r} in {_shown(module)} is of type {type(value).__name__}, not an App")
     return value
 
 
@@ -198,11 +193,7 @@ def _import_module(name: str, said: str) -> ModuleType:
         return _guarded(lambda: importlib.import_module(name), name)
     except AppBroken as error:
         missing = error.__cause__
-        if (
-            isinstance(missing, ModuleNotFoundError)
-            and missing.name
-            and f"{name}.".startswith(f"{missing.name}.")
-        ):
+        if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
             raise AppNotFound(
                 f"{said}: there is no module {missing.name!r} in {Path.cwd()} or on the Python path"
             ) from (missing)
@@ -218,12 +209,7 @@ def _import_file(path: Path) -> ModuleType:
 
     def importing() -> ModuleType:
         spec = importlib.util.find_spec(name) if all(map(str.isidentifier, name.split("."))) else None
-        if (
-            spec is not None
-            and spec.origin is not None
-            and Path(spec.origin).exists()
-            and path.samefile(spec.origin)
-        ):
+        if spec is not None and spec.origin is not None and Path(spec.origin).exists() and path.samefile(spec.origin):
             return importlib.import_module(name)
         return _import_as("framework_app_" + re.sub(r"\W", "_", path.stem), path)
 
@@ -275,7 +261,6 @@ def _line_of(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen ")
-        and not str(Path(frame.filename).resolve()).startswith(_OURS)
+        if not frame.filename.startswith("<frozen ") and not str(Path(frame.filename).resolve()).startswith(_OURS)
     ]
     return f"{_shown_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else "on import"

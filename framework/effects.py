@@ -43,7 +43,13 @@ class Effects:
         self._sent: dict[tuple[TopicInfo, int], list[NewRecord]] = {}
 
     def send(
-        self, topic: TopicInfo, partition: int, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers
+        self,
+        topic: TopicInfo,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp: int,
+        headers: Headers,
     ) -> None:
         """Send a record with the next commit.
 
@@ -61,7 +67,9 @@ class Effects:
             )
         self.sent_bytes += size
         if self.sent_bytes > HARD_LIMIT_BYTES:
-            raise OutboxTooLarge(f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most")
+            raise OutboxTooLarge(
+                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most"
+            )
         target = (topic, partition)
         sent = self._sent.get(target)
         if sent is None:
@@ -131,5 +139,3 @@ class Views(dict["Table[Any, Any]", "View"]):
         """Refuse from now on."""
         self.clear()
         self.closed = True
-
-

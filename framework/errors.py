@@ -2,6 +2,7 @@
 
     framework.log.errors.Error
     |-- DeclarationError     an app, agent, table or job is declared in a way that cannot work     exit 2
+    |-- BadSchedule          a schedule or time zone cannot be understood (in `schedule`)          exit 2
     |-- AppNotFound          there is no app where one was looked for                              exit 4
     |-- DecodeError          the bytes of a record are not a value of the topic's type
     |-- EncodeError          a value cannot be stored in its topic or table
@@ -10,6 +11,8 @@
     |-- StaleTask            a send or table access by code whose record is finished or discarded
     |-- AgentEnded           an agent's loop ended although its stream goes on
     `-- JobFailed            a run of a job failed                                                  exit 3
+
+What names no exit code has that of `Error`, 1.
 """
 
 from framework.log.errors import Error, NotFound, UsageError

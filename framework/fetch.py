@@ -50,7 +50,7 @@ class Buffer:
             return 0
         header, _ = self._batches[at]
         if header.dense:
-            return self._starts[at] + min(offset - header.base_offset, header.count)
+            return self._starts[at] + min(offset - header.base_offset, header.records)
         return self._starts[at] + bisect_left(self._records_of(at), offset, key=attrgetter("offset"))
 
     def _records_of(self, at: int) -> list[StoredRecord]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -48,7 +48,8 @@ class Job:
 class DecorateJob(Protocol[V, K]):
     """What `App.job` returns."""
 
-    def __call__(self, function: Callable[[Batch[V, K]], Coroutine[Any, Any, None] | None], /) -> Job: ...
+    def __call__(self, function: Callable[[Batch[V, K]], Coroutine[Any, Any, None] | None], /) -> Job:
+        """Declare *function* as the job."""
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class RunRow:
     @property
     def run(self) -> Run:
         """The run as its handler sees it."""
-        return Run(self.id, datetime.fromtimestamp(self.nominal, timezone.utc), self.attempt)
+        return Run(self.id, datetime.fromtimestamp(self.nominal, UTC), self.attempt)
 
     def change(self) -> rows.Change:
         """The row as a commit writes it."""
@@ -95,4 +96,4 @@ class RunRow:
 
 def run_id(job: str, nominal: datetime) -> str:
     """The id of the run of *job* that is due at *nominal*; sorts by time, and can stand in a file name."""
-    return f"{job}-{nominal.astimezone(timezone.utc):%Y%m%dT%H%M%S}Z"
+    return f"{job}-{nominal.astimezone(UTC):%Y%m%dT%H%M%S}Z"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from framework.app import App
@@ -72,10 +72,10 @@ class JobRunner:
         if stored is None:
             stored = rows.pack_u64(int(self._now().timestamp()))
             self._store.commit(Commit([(key, stored)]))
-        return datetime.fromtimestamp(rows.unpack_u64(stored), timezone.utc)
+        return datetime.fromtimestamp(rows.unpack_u64(stored), UTC)
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._app.clock.now_ms() / 1000, timezone.utc)
+        return datetime.fromtimestamp(self._app.clock.now_ms() / 1000, UTC)
 
     # Running.
 
@@ -106,7 +106,16 @@ class JobRunner:
             name = f"{run_id(job.name, nominal)}-{again}"
         now = self._now().timestamp()
         state = "running" if any(start < end for _, start, end, _ in plan) else "empty"
-        row = RunRow(name, nominal.timestamp(), state, plan, started=now, topic_id=info.id, job=job.name, trigger=trigger)
+        row = RunRow(
+            name,
+            nominal.timestamp(),
+            state,
+            plan,
+            started=now,
+            topic_id=info.id,
+            job=job.name,
+            trigger=trigger,
+        )
         if state == "empty":
             row.ended = now
         changes = [row.change()]
@@ -128,7 +137,7 @@ class JobRunner:
         logger.info("%s: attempt %d over %d records' offsets", row.id, row.attempt, sum(p[2] - p[3] for p in row.plan))
         try:
             if inspect.iscoroutinefunction(job.function):
-                await asyncio.create_task(execution.call_async(), name=f"job-{row.id}")
+                await execution.call_async()
             else:
                 await asyncio.to_thread(execution.call)
         except asyncio.CancelledError:
@@ -170,9 +179,12 @@ class Execution:
         self._finish()
 
     async def call_async(self) -> None:
-        """Call a handler that is a coroutine; in a task of its own."""
-        current.set(self._effects)
-        await self._job.function(self._batch)
+        """Call a handler that is a coroutine."""
+        token = current.set(self._effects)
+        try:
+            await self._job.function(self._batch)
+        finally:
+            current.reset(token)
         self._finish()
 
     def abandon(self) -> None:

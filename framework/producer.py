@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from framework.ack import Ack
 from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.codec import Headers
 from framework.log.errors import LogClosed, RecordTooLarge
 
 RECORD_OVERHEAD_BYTES = 70
@@ -37,7 +36,12 @@ class Producer:
 
     def __init__(self, log: Log, *, linger_ms: int = 5, batch_bytes: int = 256 << 10, buffer_bytes: int = 64 << 20):
         """*linger_ms* is how long a record may wait for company where no event loop runs."""
-        self._log, self._linger_s, self._batch_bytes, self._buffer_bytes = log, linger_ms / 1000, batch_bytes, buffer_bytes
+        self._log, self._linger_s, self._batch_bytes, self._buffer_bytes = (
+            log,
+            linger_ms / 1000,
+            batch_bytes,
+            buffer_bytes,
+        )
         self._buffers: dict[tuple[str, int], _Buffer] = {}
         self._guard = threading.RLock()
         self._unacknowledged = 0
@@ -45,6 +49,7 @@ class Producer:
         self._scheduled = False
         self._timer: threading.Timer | None = None
         self._closed = False
+        self._failure: BaseException | None = None
 
     def send(self, topic: TopicInfo, partition: int, record: NewRecord) -> Ack:
         """Take *record*.
@@ -89,12 +94,18 @@ class Producer:
                 self._submit(buffer)
 
     def close(self) -> None:
-        """Flush, wait until all of it is durable, take no more."""
+        """Flush, wait until all of it is durable, take no more.
+
+        Raises:
+            Error, OSError: The first failure; some of what was sent is not in the log.
+        """
         self.flush()
         with self._guard:
             self._closed = True
         with self._room:
             self._room.wait_for(lambda: self._unacknowledged == 0)
+        if self._failure is not None:
+            raise self._failure
 
     def _schedule(self) -> None:
         """Have `flush` called soon."""
@@ -119,7 +130,14 @@ class Producer:
             self._room.notify_all()
         error = appended.exception()
         if error is not None:
-            logger.error("%d records to %s-%d were not sent: %s", len(buffer.records), buffer.topic.name, buffer.partition, error)
+            logger.error(
+                "%d records to %s-%d were not sent: %s",
+                len(buffer.records),
+                buffer.topic.name,
+                buffer.partition,
+                error,
+            )
+            self._failure = self._failure or error
             buffer.done.set_exception(error)
         else:
             buffer.done.set_result(appended.result())

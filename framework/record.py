@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -75,5 +75,5 @@ class Record(Generic[V, K]):
 def to_ms(timestamp: datetime) -> int:
     """Milliseconds since the epoch; a naive *timestamp* is taken as UTC."""
     if timestamp.tzinfo is None:
-        timestamp = timestamp.replace(tzinfo=timezone.utc)
+        timestamp = timestamp.replace(tzinfo=UTC)
     return (timestamp - EPOCH) // _MILLISECOND

@@ -138,9 +138,11 @@ class Stream(Generic[V, K]):
         run = fused(self._steps)
         taken: list[V] = []
         whole, ends = True, 0.0
-        async for values in source.slices(
-            as_records=self._as_records, deadline=lambda: ends if taken else None
-        ):
+
+        def deadline() -> float | None:
+            return ends if taken else None
+
+        async for values in source.slices(as_records=self._as_records, deadline=deadline):
             with decoding(source):
                 for value in run(values):
                     if not taken:

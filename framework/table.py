@@ -39,7 +39,7 @@ class Table(MutableMapping[K, V], Generic[V, K]):
     def __getitem__(self, key: K, /) -> V:
         effects = current.get()
         if effects is None:
-            return self._app.committed(self).get(key)
+            return cast(V, self._app.committed(self).get(key))
         view = effects.views[self]
         touched = view.touched
         if key in touched:

@@ -41,7 +41,12 @@ class Task:
     """One agent on one partition, in one worker."""
 
     def __init__(
-        self, agent: Agent[Any, Any], dead_letters: Topic[Any, Any], fetch: Fetch, commits: CommitLoop, partitions: int
+        self,
+        agent: Agent[Any, Any],
+        dead_letters: Topic[Any, Any],
+        fetch: Fetch,
+        commits: CommitLoop,
+        partitions: int,
     ) -> None:
         """*fetch* stands at the committed offset; *partitions* is the count of the agent's topic."""
         self.agent, self.fetch, self._commits = agent, fetch, commits
@@ -289,7 +294,12 @@ class Task:
         attempt = self._attempts[start] = self._attempts.get(start, 0) + 1
         trace = error if attempt == 1 else None
         logger.warning(
-            "%s: %s failed, %s: %s", self.name, self._place(start), _ordinal(attempt), describe(error), exc_info=trace
+            "%s: %s failed, %s: %s",
+            self.name,
+            self._place(start),
+            _ordinal(attempt),
+            describe(error),
+            exc_info=trace,
         )
         if failed is None:
             await self._wait_to_start(error, attempt)

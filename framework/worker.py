@@ -188,7 +188,7 @@ class Worker:
     # Ending.
 
     async def _until_idle(self) -> None:
-        while not self._stop.is_set() and not self.idle:
+        while not self._stop.is_set() and not self.idle:  # noqa: ASYNC110  # idle is many things, and no event
             await asyncio.sleep(IDLE_POLL_S)
 
     @property
@@ -207,7 +207,11 @@ class Worker:
         if agents:
             _, late = await asyncio.wait(agents, timeout=self._stop_timeout_s)
             for agent in late:
-                logger.warning("%s did not finish its record in %g s and is cancelled", agent.get_name(), self._stop_timeout_s)
+                logger.warning(
+                    "%s did not finish its record in %g s and is cancelled",
+                    agent.get_name(),
+                    self._stop_timeout_s,
+                )
                 agent.cancel()
         for loop in self._commits.values():
             await loop.commit()

@@ -1,7 +1,9 @@
-"""Small files that are replaced as a whole: a checksum line, then one JSON object.
+r"""Small files that are replaced as a whole: a checksum line, then one JSON object.
 
     document = crc32c:8 hex digits "\\n" json
     json     = {"kind": what the file is, "version": its format, ...}
+
+Readers see the old one or the new one, whole.
 """
 
 from __future__ import annotations

@@ -91,12 +91,13 @@ class Files:
     def replace(self, path: Path, data: bytes) -> None:
         """Make *data* the content of *path*, durably and in one step: readers see the old or the new."""
         temporary = path.with_name(path.name + ".tmp")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        fd = self.open(temporary, create=True)
         try:
+            self.truncate(fd, 0)
             self.pwrite(fd, data, 0)
             self.fdatasync(fd)
         finally:
-            os.close(fd)
+            self.close(fd)
         self.rename(temporary, path)
         self.sync_directory(path.parent)
 

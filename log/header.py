@@ -3,7 +3,7 @@
     batch  = base_offset:i64 length:i32 leader_epoch:i32 magic:i8 crc:u32        bytes 0-20
              attributes:i16 last_offset_delta:i32                                bytes 21-26
              first_timestamp:i64 max_timestamp:i64                               bytes 27-42
-             producer_id:i64 producer_epoch:i16 base_sequence:i32 count:i32      bytes 43-60
+             producer_id:i64 producer_epoch:i16 base_sequence:i32 records:i32     bytes 43-60
              records                                                             (see `codec`)
 
 Big-endian. `length` counts what follows it; `crc` is CRC-32C of everything from `attributes` on, so that
@@ -45,7 +45,7 @@ class Header(NamedTuple):
     producer_id: int
     producer_epoch: int
     base_sequence: int
-    count: int
+    records: int
 
     @property
     def size(self) -> int:
@@ -60,7 +60,7 @@ class Header(NamedTuple):
     @property
     def dense(self) -> bool:
         """Whether the batch has a record at each of its offsets: none was compacted away."""
-        return self.last_offset_delta + 1 == self.count
+        return self.last_offset_delta + 1 == self.records
 
     @property
     def last_sequence(self) -> int:

@@ -5,6 +5,8 @@
       catalogue                     the topics                         see `catalogue`
       topics/<id>/<partition>/      manifest and segments              see `manifest`, `segment`
       state/                        tables and committed offsets       see `framework.state`
+
+Any number of processes may have it open at once.
 """
 
 from __future__ import annotations
@@ -181,5 +183,7 @@ def _boot_id() -> bytes:
     except OSError:
         import subprocess
 
-        boot = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True)
+        boot = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True
+        )
         return uuid.UUID(boot.stdout.strip()).bytes

@@ -62,9 +62,7 @@ class Manifest:
 
     def write(self, files: Files, directory: Path) -> None:
         """Replace the partition's manifest, durably."""
-        rows = [
-            {"base": s.base_offset, "generation": s.generation, "size": s.size_bytes} for s in self.segments
-        ]
+        rows = [{"base": s.base_offset, "generation": s.generation, "size": s.size_bytes} for s in self.segments]
         body = {
             "topic_id": self.topic_id,
             "partition": self.partition,

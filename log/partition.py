@@ -229,9 +229,7 @@ class Partition:
                 self._files.close(fd)
         producers.write(self._files, segment.producers_path)  # This also makes the two names durable.
 
-    def _append(
-        self, groups: list[list[bytearray]], mark: Mark, writer: Writer
-    ) -> list[int | OutOfOrderSequence]:
+    def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | OutOfOrderSequence]:
         """Give each new batch its offset and write it; roll where the active segment is full."""
         answers: list[int | OutOfOrderSequence] = []
         pending: list[Placed] = []
@@ -368,5 +366,5 @@ class Writer:
 
     def close(self) -> None:
         """Close both files."""
-        os.close(self.fd)
-        os.close(self._appended_fd)
+        self._files.close(self.fd)
+        self._files.close(self._appended_fd)

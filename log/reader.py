@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from framework.log.errors import Damaged
@@ -51,11 +50,11 @@ class Reader:
                 self.partition.segment_of(self.offset)
             return Fetched([], self.offset)
         if self._segment is None:
-            self._attach(end)
+            self._attach()
         elif self._next_base is None and not self._segment.closed:
             self._next_base = self.partition.segment_of(self.offset)[1]
         if self._next_base is not None and self.offset >= self._next_base:
-            self._attach(end)
+            self._attach()
         assert self._segment is not None
         stop = end if self._next_base is None else min(end, self._next_base)
         batches = self._read_batches(stop, max_bytes)
@@ -66,10 +65,10 @@ class Reader:
     def close(self) -> None:
         """Close the file; `read` opens it anew."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._files.close(self._fd)
         self._fd, self._segment = -1, None
 
-    def _attach(self, end: int) -> None:
+    def _attach(self) -> None:
         """Open the segment that holds the offset and go to a batch at or before it."""
         self.close()
         self._segment, self._next_base = self.partition.segment_of(self.offset)

@@ -99,8 +99,7 @@ class Segment:
     def index_bytes(self) -> bytes:
         """The index as its file holds it."""
         rows = b"".join(
-            struct.pack(">qqq", *row)
-            for row in zip(self._offsets, self._positions, self._timestamps, strict=True)
+            struct.pack(">qqq", *row) for row in zip(self._offsets, self._positions, self._timestamps, strict=True)
         )
         last = struct.pack(">qq", self._walked_to, self._max_timestamp)
         return _INDEX_HEAD.pack(INDEX_MAGIC, crc32.iscsi(last + rows), len(self._offsets)) + last + rows

@@ -7,6 +7,8 @@
     |-- StateFailed        a commit failed; its tasks are stopped                         exit 1
     |-- ShardBusy          another process owns the shard                                 exit 5
     `-- OutboxTooLarge     one record, or one run, sends more than a commit may hold      exit 2
+
+`framework.errors` holds the rest of the tree.
 """
 
 from framework.log.errors import Conflict, Damaged, Error, UsageError

@@ -85,9 +85,7 @@ class Shards:
         store = self._stores.get(name)
         if store is None:
             path = self._log.path / "state" / name
-            store = Store(
-                path, self._log, self._random.token, owners=self._owners, open_database=self._open_database
-            )
+            store = Store(path, self._log, self._random.token, owners=self._owners, open_database=self._open_database)
             self._stores[name] = store
         return store
 

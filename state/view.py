@@ -91,12 +91,14 @@ class StateView:
         self._open.clear()
 
     def _snapshot(self, name: str) -> Snapshot | None:
-        path, now = self._log.path / "state" / name, self._log.clock.monotonic()
-        if name not in self._open:
+        """The database of that name, not older than `REFRESH_S`; None if there is none yet."""
+        now, known = self._log.clock.monotonic(), self._open.get(name)
+        if known is None:
+            path = self._log.path / "state" / name
             if not (path / "CURRENT").exists():
                 return None
-            self._open[name] = (Snapshot(path), now)
-        snapshot, refreshed = self._open[name]
+            known = self._open[name] = (Snapshot(path), now)
+        snapshot, refreshed = known
         if now - refreshed > REFRESH_S:
             snapshot.refresh()
             self._open[name] = (snapshot, now)

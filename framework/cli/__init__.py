@@ -87,12 +87,8 @@ def _set_debug(_: click.Context, __: click.Parameter, wanted: bool) -> None:
 
 
 @click.group(cls=Commands, epilog=EPILOG)
-@click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it."
-)
-@click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
-)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it.")
+@click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error.")
 def commands() -> None:
     """Stream processing over a built-in, durable log: agents, tables and scheduled jobs, exactly once."""
 

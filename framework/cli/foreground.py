@@ -106,7 +106,5 @@ class Foreground:
         if self._interrupted:
             os._exit(INTERRUPTED)
         self._interrupted = True
-        self._line.print(
-            "interrupted: stops at the next chunk, and can be resumed; once more to stop at once"
-        )
+        self._line.print("interrupted: stops at the next chunk, and can be resumed; once more to stop at once")
         task.cancel()

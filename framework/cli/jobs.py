@@ -61,9 +61,7 @@ def runs(name: str, limit: int | None, app_name: str | None, data: str | None, a
     with reading(app_name, data) as directory:
         history = _history(directory, name)
         if not history and not (directory.app and name in directory.app.jobs):
-            raise NotFound(
-                f"there is no job {name!r}: no app declares it, and no run of it is in {directory.path}"
-            )
+            raise NotFound(f"there is no job {name!r}: no app declares it, and no run of it is in {directory.path}")
         rows = [run_document(row) for row in history[:limit]]
         if not print_rows(rows, RUN_COLUMNS, as_json=as_json):
             click.echo(f"no runs of job {name!r}", err=True)

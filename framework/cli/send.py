@@ -22,9 +22,7 @@ UNACKNOWLEDGED = 10_000
 @click.command()
 @click.argument("name")
 @click.argument("values", nargs=-1, metavar="[VALUE]...")
-@click.option(
-    "--key", help="The key of every record.  [default: as the app derives it from the value, else none]"
-)
+@click.option("--key", help="The key of every record.  [default: as the app derives it from the value, else none]")
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of every record.")
 @click.option("--partition", type=int, metavar="N", help="Where to.  [default: by the key]")
 @directory_options

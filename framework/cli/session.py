@@ -13,6 +13,7 @@ from framework.app import App
 from framework.cli.live import LiveLine, Rate, alongside
 from framework.cli.output import iso
 from framework.cli.version import version
+from framework.log.shared import SHARD_LOCK
 from framework.worker import Progress, Worker
 
 LINE_S = 0.5
@@ -37,6 +38,8 @@ class Session:
             ShardBusy: Another worker runs on the directory.
         """
         self._worker = Worker(self._app, wait_s=wait_s)
+        if wait_s and not self._made:
+            self._announce_wait(wait_s)
         started = time.monotonic()
         async with alongside(self._report(self._worker)):
             await self._worker.run(until_idle=until_idle, started=self._started)
@@ -44,9 +47,12 @@ class Session:
         self._line.remove()
         how = "stopped" if self._stopping else "idle"
         seconds = time.monotonic() - started
-        self._line.print(
-            f"{how}: {counted(done.records)} in {seconds:.1f} s, all committed; lag {done.lag:,}"
-        )
+        self._line.print(f"{how}: {counted(done.records)} in {seconds:.1f} s, all committed; lag {done.lag:,}")
+
+    def _announce_wait(self, wait_s: float) -> None:
+        pid = self._app.open(create=False).shared.holder(SHARD_LOCK)
+        if pid is not None:
+            self._line.print(f"process {pid} has {self._app.data}; waiting up to {wait_s:g} s for it to end")
 
     def _started(self) -> None:
         # From here on there is something to finish, so signals no longer just interrupt.
@@ -108,9 +114,7 @@ def banner(app: App, *, made: bool) -> list[str]:
     for name, agent in app.agents.items():
         count = app.topic_info(agent.source).partitions
         sink = f" -> {agent.sink.name}" if agent.sink is not None else ""
-        lines.append(
-            f"agent  {name:{width}}  {agent.source.name}, {count} partition{'s' * (count > 1)}{sink}"
-        )
+        lines.append(f"agent  {name:{width}}  {agent.source.name}, {count} partition{'s' * (count > 1)}{sink}")
     for name, job in app.jobs.items():
         fire = iso(job.schedule.next_after(now).timestamp())
         lines.append(f"job    {name:{width}}  {job.source.name}, {job.schedule}, next {fire}")

@@ -76,9 +76,7 @@ def get(name: str, key: str, app_name: str | None, data: str | None, as_json: bo
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many rows.")
 @directory_options
 @json_option
-def scan(
-    name: str, prefix: str, limit: int | None, app_name: str | None, data: str | None, as_json: bool
-) -> None:
+def scan(name: str, prefix: str, limit: int | None, app_name: str | None, data: str | None, as_json: bool) -> None:
     """Print the rows of TABLE, partition by partition, each in the order of its keys.
 
     JSON: {"key", "value"}. A value that is JSON stands there as it is stored, other text as text, other

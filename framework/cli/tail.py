@@ -75,9 +75,7 @@ def tail(
         ends = [part.high_watermark for part in partitions]
         if at is None:
             wanted = LAST if count is None else count
-            parts = [
-                _last(directory.log, part, end, wanted) for part, end in zip(partitions, ends, strict=True)
-            ]
+            parts = [_last(directory.log, part, end, wanted) for part, end in zip(partitions, ends, strict=True)]
             places: Iterable[Place] = deque(_merged(parts), maxlen=wanted)
         else:
             starts = [_resolve(directory, part, at) for part in partitions]
@@ -119,12 +117,8 @@ class Printer:
             }
             print_json({**at, "key": key, "value": value, "headers": headers})
             return
-        headers_text = "".join(
-            f"  {cell(name)}={cell(_stored(content, True))}" for name, content in record.headers
-        )
-        sys.stdout.write(
-            f"{place.partition}@{record.offset}  {time}  {cell(key)}  {cell(value)}{headers_text}\n"
-        )
+        headers_text = "".join(f"  {cell(name)}={cell(_stored(content, True))}" for name, content in record.headers)
+        sys.stdout.write(f"{place.partition}@{record.offset}  {time}  {cell(key)}  {cell(value)}{headers_text}\n")
 
 
 def _stored(data: bytes | None, is_text: bool) -> Stored | None:
@@ -209,15 +203,12 @@ def _followed(log: Log, partitions: list[Partition], offsets: list[int]) -> Iter
     doorbell = log.doorbell()
     try:
         while True:
-            ends = [
-                max(offset, part.high_watermark) for offset, part in zip(offsets, partitions, strict=True)
-            ]
+            ends = [max(offset, part.high_watermark) for offset, part in zip(offsets, partitions, strict=True)]
             if ends == offsets:
                 doorbell.wait(POLL_S)
                 continue
             yield from _merged(
-                _records(log, part, first, end)
-                for part, first, end in zip(partitions, offsets, ends, strict=True)
+                _records(log, part, first, end) for part, first, end in zip(partitions, offsets, ends, strict=True)
             )
             sys.stdout.flush()
             offsets = ends

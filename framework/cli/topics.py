@@ -89,12 +89,8 @@ def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> No
 
 @topics.command()
 @click.argument("name")
-@click.option(
-    "--partitions", type=int, metavar="N", help="How many.  [default: as the app declares it, else 1]"
-)
-@click.option(
-    "--retention", metavar="TIME", help="How long records are kept: 90s, 30m, 12h, 7d, 2w, forever."
-)
+@click.option("--partitions", type=int, metavar="N", help="How many.  [default: as the app declares it, else 1]")
+@click.option("--retention", metavar="TIME", help="How long records are kept: 90s, 30m, 12h, 7d, 2w, forever.")
 @click.option("--config", "settings", multiple=True, metavar="NAME=VALUE", help="A setting by Kafka's name.")
 @directory_options
 def create(
@@ -115,9 +111,7 @@ def create(
     wanted = _settings(app, name, retention, settings)
     with opened(app, create=True) as directory:
         directory.log.create_topic(name, count, wanted)
-        click.echo(
-            f"made topic {name!r} with {count} partition{'s' * (count > 1)} in {directory.path}", err=True
-        )
+        click.echo(f"made topic {name!r} with {count} partition{'s' * (count > 1)} in {directory.path}", err=True)
 
 
 def duration(milliseconds: int) -> str:
@@ -170,8 +164,6 @@ def _settings(app: App | None, name: str, retention: str | None, settings: tuple
     if retention is not None:
         match = _DURATION.fullmatch(retention)
         if match is None and retention != "forever":
-            raise InvalidSetting(
-                f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like"
-            )
+            raise InvalidSetting(f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like")
         config["retention.ms"] = int(match[1]) * UNITS_MS[match[2]] if match else -1
     return TopicSettings.from_config(config)

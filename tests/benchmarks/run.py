@@ -67,7 +67,10 @@ def main() -> int:
         spread = f"{ratios[0]:.2f} - {ratios[-1]:.2f}"
         verdict = "" if median >= row.target else "  MISSED"
         missed += median < row.target
-        print(f"{row.name:<16} {rates[0]:>12} {rates[1]:>12} {median:>6.2f} {spread:>13} {row.target:>6}{verdict}", flush=True)
+        print(
+            f"{row.name:<16} {rates[0]:>12} {rates[1]:>12} {median:>6.2f} {spread:>13} {row.target:>6}{verdict}",
+            flush=True,
+        )
     return 1 if missed else 0
 
 

