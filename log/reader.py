@@ -10,7 +10,7 @@ from framework.log.header import CONTROL, HEADER_BYTES, Header, fault, read_head
 from framework.log.partition import Partition
 from framework.log.segment import Segment
 
-MAX_READ_BYTES = 1 << 20
+MAX_READ_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,25 @@ def test_a_topic_whose_maker_is_killed_at_any_step_is_there_or_not_and_can_be_ma
     assert steps == 7, "two writes and two syncs, a rename, a directory, the ring"
 
 
+def test_a_topic_that_could_not_be_announced_is_not_overwritten_by_the_next_one(open_log: Any, files: Any) -> None:
+    """Its maker failed, or was killed, between the catalogue and the ring."""
+    first, second = open_log(files=files), open_log()
+    first.create_topic("before", 1)
+    assert set(second.topics()) == {"before"}
+
+    def fail(operation: str, path: Path) -> None:
+        if operation == "pwrite" and path.name == "shared":
+            files.before = lambda *_: None
+            raise OSError(5, "Input/output error")
+
+    files.before = fail
+    with pytest.raises(OSError, match="Input/output error"):
+        first.create_topic("quiet", 1)
+    loud = second.create_topic("loud", 1)
+    assert set(second.topics()) == set(first.topics()) == {"before", "quiet", "loud"}
+    assert loud.slots not in (first.topic("quiet").slots, first.topic("before").slots)
+
+
 def test_a_newer_catalogue_is_refused(directory: Path, open_log: Any) -> None:
     with open_log() as log:
         log.create_topic("orders", 1)

@@ -165,6 +165,31 @@ os._exit(0)
     assert 10 < step < 59, "every step was tried"
 
 
+def test_a_roll_that_was_killed_behind_its_manifest_is_finished_by_those_who_have_the_partition_open(
+    directory: Path, open_log: Any, read_all: Any, append: Any, child: Any
+) -> None:
+    """No mark says so: they must see that the manifest is another one."""
+    log = open_log()
+    partition = log.partition(log.create_topic("t", 1, TopicSettings(segment_bytes=4096)), 0)
+    append(log, partition, b"0".ljust(3000))
+    script = """
+    class Deadly(Files):
+        def rename(self, source, target):
+            super().rename(source, target)
+            if target.name == "manifest":
+                os.kill(os.getpid(), signal.SIGKILL)
+    log = Log(sys.argv[1], files=Deadly())
+    log.append(log.partition(log.topic("t"), 0), batches(b"lost".ljust(3000))).result(60)
+    """
+    assert child(script, directory).hear_rest() == []
+    for at, size in [(1, 10), (2, 3000), (3, 3000)]:
+        assert append(log, partition, (b"%d" % at).ljust(size)) == at
+    assert values(read_all(log, partition)) == [b"0", b"1", b"2", b"3"]
+    assert [segment.base_offset for segment in partition.segments()] == [0, 1, 3]
+    for segment in partition.segments()[:-1]:
+        assert segment.path.stat().st_size == segment.size_bytes
+
+
 def test_bytes_that_a_killed_writer_left_behind_the_end_were_never_appended(
     directory: Path, open_log: Any, read_all: Any, append: Any, child: Any
 ) -> None:

@@ -70,7 +70,7 @@ def test_one_append_may_roll_many_times(open_log: Any, read_all: Any) -> None:
 def test_a_batch_larger_than_a_segment_has_one_to_itself(open_log: Any, append: Any, read_all: Any) -> None:
     log = open_log()
     partition = log.partition(log.create_topic("t", 1, SMALL), 0)
-    written = [b"small", bytes(20_000), bytes(30_000), b"small again"]
+    written = [bytes(20_000), b"small", bytes(30_000), b"small again"]
     for value in written:
         append(log, partition, value)
     assert values(read_all(log, partition)) == written

@@ -60,8 +60,7 @@ def newer_catalogue(folder: Path) -> None:
 
 def damaged_catalogue(folder: Path) -> None:
     data(folder)
-    path = folder / "data" / "catalogue"
-    path.write_bytes(path.read_bytes().replace(b"orders", b"odders"))
+    (folder / "data" / "catalogue").write_bytes(b"")
 
 
 def newer_state(folder: Path) -> None:
@@ -227,6 +226,13 @@ DIRECTORIES = {
     "an unreadable file": Mistake("topics ls", "~/data/shared: Is a directory", 1, None, an_unreadable_file),
     "newer shared file": Mistake("topics ls", f"~/data/shared has format 2, {UPGRADE}", 6, None, newer_shared),
     "newer catalogue": Mistake("topics ls", f"~/data/catalogue has format 2, {UPGRADE}", 6, None, newer_catalogue),
+    "damaged catalogue": Mistake(
+        "topics ls",
+        "~/data/catalogue is damaged: its checksum line b'' does not fit its 0 bytes",
+        6,
+        None,
+        damaged_catalogue,
+    ),
     "newer state": Mistake("worker", f"the state in ~/data/state/0 has format 2, {UPGRADE}", 6, APP, newer_state),
 }
 ARGUMENTS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,6 +202,13 @@ def test_follow_goes_on_with_what_comes(words: Shell) -> None:
     assert json.loads(tail.line())["value"] == "not to be"
     words.ok("topics", "send", "lines", "that is", "the question")
     assert [json.loads(tail.line())["value"] for _ in range(2)] == ["that is", "the question"]
+
+
+def test_ctrl_c_ends_following_with_130_and_no_words(words: Shell) -> None:
+    tail = words.start("topics", "tail", "lines", "--follow")
+    assert tail.line().endswith("to be or\n")
+    done = tail.end(signal.SIGINT)
+    assert (done.code, done.err) == (130, "")
 
 
 def test_follow_ends_after_the_number_that_was_asked_for(words: Shell) -> None:
