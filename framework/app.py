@@ -141,7 +141,7 @@ class App:
         Raises:
             DeclarationError: There is one of this name.
         """
-        self._check_new("table", name, self.tables)
+        self._check_new("table", name)
         self.tables[name] = Table(self, name, default, key_type)
         return self.tables[name]
 
@@ -178,7 +178,7 @@ class App:
 
         def decorate(function: Callable[..., Any]) -> Agent[Any, Any]:
             called = name or cast(str, getattr(function, "__name__", ""))
-            self._check_new("agent", called, {**self.agents, **self.jobs})
+            self._check_new("agent", called)
             run = run_of(function, source, sink)
             self.agents[called] = Agent(called, source, function, run, sink=sink, start=start)
             return self.agents[called]
@@ -205,7 +205,7 @@ class App:
 
         def decorate(function: Callable[..., Any]) -> Job:
             called = name or cast(str, getattr(function, "__name__", ""))
-            self._check_new("job", called, {**self.agents, **self.jobs})
+            self._check_new("job", called)
             self.jobs[called] = Job(self, called, source, function, Schedule.parse(schedule, timezone, name=called))
             return self.jobs[called]
 
@@ -214,13 +214,15 @@ class App:
     def _declare_pipeline(
         self, name: str, source: Topic[Any, Any], stream: Stream[Any, Any], sink: Topic[Any, Any]
     ) -> None:
-        self._check_new("agent", name, {**self.agents, **self.jobs})
+        self._check_new("agent", name)
         self.agents[name] = Agent(name, source, None, pipeline_run(stream, sink), sink=sink)
 
-    def _check_new(self, kind: str, name: str, known: dict[str, Any]) -> None:
+    def _check_new(self, kind: str, name: str) -> None:
         _check_name(kind, name)
+        known = self.tables if kind == "table" else {**self.agents, **self.jobs}
         if name in known:
-            raise DeclarationError(f"there are two agents or {kind}s named {name!r}: give one of them another name=")
+            kinds = "tables" if kind == "table" else "agents or jobs"
+            raise DeclarationError(f"there are two {kinds} named {name!r}: give one of them another name")
 
     # Being open.
 

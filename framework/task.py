@@ -55,7 +55,7 @@ class Task:
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
         self._wire(self.effects)
         self.offset = self.committed = fetch.offset
-        self.handled = 0
+        self.handled = self._uncounted = 0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self.wake = asyncio.Event()
         self._encode_error: Exception | None = None
@@ -86,8 +86,8 @@ class Task:
             else:
                 if not self.stopping:
                     raise AgentEnded(
-                        f"agent {self.agent.name!r} left its loop at {self._place(self._slice_end)}, but its stream goes "
-                        "on: remove the break or return"
+                        f"agent {self.agent.name!r} left its loop at {self._place(self._slice_end)}, but its stream "
+                        "goes on: remove the break or return"
                     )
         self.at_boundary = True
 
@@ -150,7 +150,7 @@ class Task:
     # Slices.
 
     def _finish_slice(self) -> None:
-        self.handled += len(self._slice)
+        self._uncounted += len(self._slice)
         self.at_boundary = True
         if self._slice:
             self._taken, self._slice = self._slice, Slice()
@@ -269,6 +269,7 @@ class Task:
         key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
         commit.changes.append((key, rows.pack_u64(self.offset)))
         self.committed = self.offset
+        self.handled, self._uncounted = self.handled + self._uncounted, 0
 
     def _wire(self, effects: Effects) -> None:
         effects.now_ms = self._timestamp_in_hand
@@ -284,7 +285,7 @@ class Task:
         failed = self._failed_range()
         record = (self._slice or self._taken).record if failed is not None and self._alone else None
         self.effects = self.effects.discard()
-        self._slice, self._held = Slice(), None
+        self._slice, self._held, self._uncounted = Slice(), None, 0
         self.at_boundary = False
         await self._commits.commit()  # The one under way, of which the replay must see the rows.
         self._give_back(self.committed)
@@ -306,6 +307,7 @@ class Task:
         elif record is not None and attempt > RETRIES:
             self._give_back(record.offset + 1)
             self._bury(record, error)
+            self._uncounted = 1
             self.offset, self._isolated = self._slice_end, None
             # At once: the next failure would discard the dead letter, and begin again with its record.
             await self._commits.commit()

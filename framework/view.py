@@ -205,8 +205,8 @@ class View:
         belongs = partition_of(raw, self._partitions)
         if belongs != self._partition:
             raise WrongPartition(
-                f"table {self.table.name!r}: key {key!r} belongs to partition {belongs}, but {self._owner!r} touched it "
-                f"while handling partition {self._partition}. Key the topic by it (key=), or group_by it first"
+                f"table {self.table.name!r}: key {key!r} belongs to partition {belongs}, but {self._owner!r} touched "
+                f"it while handling partition {self._partition}. Key the topic by it (key=), or send on to a topic that is"
             )
 
 

@@ -188,6 +188,7 @@ class Worker:
     # Ending.
 
     async def _until_idle(self) -> None:
+        await asyncio.sleep(0)  # The jobs look first whether one is due.
         while not self._stop.is_set() and not self.idle:  # noqa: ASYNC110  # idle is many things, and no event
             await asyncio.sleep(IDLE_POLL_S)
 

@@ -72,7 +72,8 @@ class Catalogue:
         with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
             topics = dict(self._read())
             if name in topics:
-                raise TopicExists(f"topic {name!r} exists, with {topics[name].partitions} partitions")
+                count = topics[name].partitions
+                raise TopicExists(f"topic {name!r} exists, with {count} partition{'s' * (count > 1)}")
             first = 1 + max((slot for info in topics.values() for slot in info.slots), default=-1)
             info = TopicInfo(name, topic_id, settings, tuple(range(first, first + partitions)))
             self._shared.grow(first + partitions)

@@ -287,7 +287,8 @@ class Shared:
             raise Damaged(f"{self.path} does not begin as a shared file does")
         if words[_VERSION] > VERSION:
             raise NewerFormat(
-                f"{self.path} has format {words[_VERSION]}, this version reads up to {VERSION}: upgrade framework-streams"
+                f"{self.path} has format {words[_VERSION]}, this version reads up to {VERSION}: "
+                "upgrade framework-streams"
             )
         stat = os.fstat(self.fd)
         self.same_file = (words[_INODE], words[_DEVICE]) == (stat.st_ino, stat.st_dev)

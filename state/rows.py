@@ -14,7 +14,11 @@ Big-endian; `meta version` is the version of all of it. Names hold no zero byte.
 
 from __future__ import annotations
 
+import json
 import struct
+from pathlib import Path
+
+from framework.log.errors import NewerFormat
 
 VERSION = 1
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
@@ -28,6 +32,19 @@ Change = tuple[bytes, bytes | None]
 def meta_key(name: str) -> bytes:
     """The row of the database's own facts."""
     return b"m" + name.encode()
+
+
+def check_version(meta: bytes | None, path: Path) -> None:
+    """Whether this version reads the state in *path*, whose row `meta store` is *meta*.
+
+    Raises:
+        NewerFormat: It was written by a newer one.
+    """
+    version = VERSION if meta is None else json.loads(meta)["version"]
+    if version > VERSION:
+        raise NewerFormat(
+            f"the state in {path} has format {version}, this version reads up to {VERSION}: upgrade framework-streams"
+        )
 
 
 def offset_key(agent: str, topic_id: str, partition: int) -> bytes:

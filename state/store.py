@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.errors import Damaged, NewerFormat, OffsetOutOfRange
+from framework.log.errors import Damaged, OffsetOutOfRange
 from framework.log.producers import TASK_PRODUCER_BIT
 from framework.state import rows
 from framework.state.database import Database
@@ -93,13 +93,8 @@ class Store:
             value = json.dumps({"version": rows.VERSION, "producer_id": producer_id}).encode()
             self.database.write([(key, value)])
             self.database.sync()
-        meta = json.loads(value)
-        if meta["version"] > rows.VERSION:
-            raise NewerFormat(
-                f"the state in {self.path} has format {meta['version']}, this version reads up to {rows.VERSION}: "
-                "upgrade framework-streams"
-            )
-        self.producer_id = int(meta["producer_id"])
+        rows.check_version(value, self.path)
+        self.producer_id = int(json.loads(value)["producer_id"])
 
     def _replay(self) -> int:
         """Append the outbox again and forget it; returns how many batches there were."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from framework.log import Log, TopicInfo, partition_of
+from framework.log.errors import NewerFormat
 from framework.state import rows
 from framework.state.database import Snapshot
 from framework.state.shards import SHARDS
@@ -97,9 +98,23 @@ class StateView:
             path = self._log.path / "state" / name
             if not (path / "CURRENT").exists():
                 return None
-            known = self._open[name] = (Snapshot(path), now)
+            known = self._open[name] = (_readable(Snapshot(path)), now)
         snapshot, refreshed = known
         if now - refreshed > REFRESH_S:
             snapshot.refresh()
             self._open[name] = (snapshot, now)
         return snapshot
+
+
+def _readable(snapshot: Snapshot) -> Snapshot:
+    """*snapshot*, if this version can read it.
+
+    Raises:
+        NewerFormat: It cannot.
+    """
+    try:
+        rows.check_version(snapshot.get(rows.meta_key("store")), snapshot.path)
+    except NewerFormat:
+        snapshot.close()
+        raise
+    return snapshot

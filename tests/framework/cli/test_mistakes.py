@@ -117,13 +117,13 @@ DECLARED_WRONG = {
     ),
     "two agents of one name": Mistake(
         "worker",
-        "app.py:8: there are two agents or agents named 'work': give one of them another name=",
+        "app.py:8: there are two agents or jobs named 'work': give one of them another name",
         2,
         APP + AGENT,
     ),
     "a table declared twice": Mistake(
         "worker",
-        "app.py:4: there are two agents or tables named 't': give one of them another name=",
+        "app.py:4: there are two tables named 't': give one of them another name",
         2,
         HEAD + "app = App('a')\napp.table('t', int)\napp.table('t', int)\n",
     ),
@@ -371,7 +371,7 @@ def test_a_row_of_another_partition_makes_a_dead_letter_that_says_so(shell: Shel
     belongs = partition_of(b"ann", 2)
     assert letter["headers"]["dead-letter.error"] == (
         f"WrongPartition: table 'totals': key 'ann' belongs to partition {belongs}, but 'sum_up' touched it while "
-        f"handling partition {1 - belongs}. Key the topic by it (key=), or group_by it first"
+        f"handling partition {1 - belongs}. Key the topic by it (key=), or send on to a topic that is"
     )
     assert letter["value"] == {**order, "id": str(wrong)}
 
