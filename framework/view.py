@@ -206,7 +206,8 @@ class View:
         if belongs != self._partition:
             raise WrongPartition(
                 f"table {self.table.name!r}: key {key!r} belongs to partition {belongs}, but {self._owner!r} touched "
-                f"it while handling partition {self._partition}. Key the topic by it (key=), or send on to a topic that is"
+                f"it while handling partition {self._partition}. Key the topic by it (key=), or send on to a topic "
+                "that is"
             )
 
 

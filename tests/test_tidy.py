@@ -150,8 +150,7 @@ def test_no_class_is_named_for_its_role_in_the_code() -> None:
         file.at(node, f"{node.name}: name it by what it is")
         for file in files()
         for node in ast.walk(file.tree)
-        if isinstance(node, ast.ClassDef)
-        and re.search(r"^_?Base[A-Z]|(Manager|Helper|Util|Utils)$", node.name)
+        if isinstance(node, ast.ClassDef) and re.search(r"^_?Base[A-Z]|(Manager|Helper|Util|Utils)$", node.name)
     )
 
 
@@ -207,9 +206,7 @@ def test_every_blind_except_gives_its_reason() -> None:
         for file in files()
         for comments in [file.comments()]
         for node in ast.walk(file.tree)
-        if isinstance(node, ast.ExceptHandler)
-        and _is_blind(node)
-        and not isinstance(node.body[-1], ast.Raise)
+        if isinstance(node, ast.ExceptHandler) and _is_blind(node) and not isinstance(node.body[-1], ast.Raise)
         if len(re.sub(r"noqa:? *[A-Z0-9, ]*|[#\s]", "", comments.get(node.lineno, ""))) < 10
     )
 

@@ -6,8 +6,8 @@ Machines differ and are noisy, so only ratios count: the two sides of a pair run
 which goes first alternates, and the median of the pairs' ratios is compared with the target. Exit code 1 when a
 row misses its target.
 
-Both sides of the agent rows parse the same JSON records of 45 to 60 bytes with orjson. The bare side has them in a list; ours
-reads them from the log, and commits its offsets (and tables) every 100 ms and at the end.
+Both sides of the agent rows parse the same JSON records of 45 to 60 bytes with orjson. The bare side has them in a
+list; ours reads them from the log, and commits its offsets (and tables) every 100 ms and at the end.
 """
 
 from __future__ import annotations

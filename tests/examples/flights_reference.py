@@ -15,9 +15,7 @@ carriers, routes, aircraft = (defaultdict[str, list[Row]](list) for _ in range(3
 
 def departure(row: Row) -> datetime:
     """`time_hour` is UTC."""
-    return datetime.fromisoformat(row["time_hour"]) + timedelta(
-        minutes=int(row["minute"]) + int(row["dep_delay"])
-    )
+    return datetime.fromisoformat(row["time_hour"]) + timedelta(minutes=int(row["minute"]) + int(row["dep_delay"]))
 
 
 def delays(rows: list[Row]) -> dict[str, int | None]:

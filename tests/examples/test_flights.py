@@ -108,19 +108,14 @@ def test_what_left_late_is_in_its_topic_once(data: Path, expected: dict[str, dic
 
 def test_the_nightly_job_reports_every_route(data: Path, expected: dict[str, dict[str, Any]]) -> None:
     framework("jobs", "run", "nightly", data=data)
-    sums: dict[str, dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys(("flights", "cancelled", "late", "minutes"), 0)
-    )
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("flights", "cancelled", "late", "minutes"), 0))
     for path in data.with_name(f"{data.name}-reports").glob("*.csv"):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 route = sums[f"{row['origin']}-{row['dest']}"]
                 for figure in route:
                     route[figure] += int(row[figure])
-    plain = {
-        route: {name: row[name] for name in row if name != "worst"}
-        for route, row in expected["routes"].items()
-    }
+    plain = {route: {name: row[name] for name in row if name != "worst"} for route, row in expected["routes"].items()}
     assert sums == plain
 
 

@@ -267,9 +267,7 @@ def test_debian_cron_agrees() -> None:
     draw = random.Random(seed)
     for _ in range(1000):
         zone = draw.choice([zone for zone in CHANGES if zone != LORD_HOWE])
-        line = _line(
-            draw.choice(MINUTES), draw.choice(HOURS), draw.choice(DAYS), draw.choice(["*", "3-4,10-11"])
-        )
+        line = _line(draw.choice(MINUTES), draw.choice(HOURS), draw.choice(DAYS), draw.choice(["*", "3-4,10-11"]))
         change = datetime.fromisoformat(draw.choice(CHANGES[zone]))
         now = change + timedelta(seconds=draw.randint(-36 * 3600, 36 * 3600))
         oracle = (instant.astimezone(UTC) for instant in CronSim(line, now.astimezone(ZoneInfo(zone))))

@@ -26,9 +26,7 @@ class Basket(BaseModel):
 
 
 app = App("shop", data="./data/shop")
-orders = app.topic(
-    "orders", Order, key=lambda order: order.customer, partitions=4, retention=timedelta(days=30)
-)
+orders = app.topic("orders", Order, key=lambda order: order.customer, partitions=4, retention=timedelta(days=30))
 baskets = app.table("baskets", Basket)
 
 

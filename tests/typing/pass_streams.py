@@ -31,9 +31,7 @@ assert_type(stream.flat_map(lambda line: line.text.split()), Stream[str, str])
 assert_type(stream.flat_map(lambda line: line.text.split()).filter(str.isalpha).map(len), Stream[int, str])
 assert_type(stream.take(100, within=timedelta(seconds=1)), Stream[list[Line], str])
 assert_type(stream.records(), Stream[Record[Line, str], str])
-assert_type(
-    app.stream(numbered, name="keys").records().map(lambda record: record.key), Stream[int | None, int]
-)
+assert_type(app.stream(numbered, name="keys").records().map(lambda record: record.key), Stream[int | None, int])
 
 app.stream(lines, name="split").flat_map(lambda line: line.text.lower().split()).to(words)
 app.stream(words, name="measure").map(len).filter(lambda length: length > 3).to(lengths)

@@ -45,9 +45,7 @@ def test_mypy_finds_the_lines_that_are_wrong_and_no_others(path: Path, found: di
     }
     assert bool(expected) == path.name.startswith("fail_")
     here = {fault for fault in found if fault[0] == path.name}
-    unforeseen = [
-        f"{name}:{line}: [{code}] {found[name, line, code]}" for name, line, code in here - expected
-    ]
+    unforeseen = [f"{name}:{line}: [{code}] {found[name, line, code]}" for name, line, code in here - expected]
     missed = [f"{name}:{line}: [{code}] was not found" for name, line, code in expected - here]
     assert not unforeseen + missed, "\n".join(sorted(unforeseen + missed))
 
