@@ -12,10 +12,11 @@ an independent one as its oracle.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast
 
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from framework.log.errors import Damaged, RecordTooLarge
@@ -103,7 +104,7 @@ def decode_values(batch: bytes | memoryview) -> list[bytes | None]:
     """
     try:
         return [record.value for record in DefaultRecordBatch(batch)]
-    except (CorruptRecordException, ValueError, struct.error) as error:
+    except (KafkaError, ValueError, OSError, EOFError, zlib.error, struct.error) as error:
         raise _undecodable(batch, error) from error
 
 
@@ -115,7 +116,7 @@ def decode(batch: bytes | memoryview) -> list[StoredRecord]:
     """
     try:
         return cast(list[StoredRecord], list(DefaultRecordBatch(batch)))
-    except (CorruptRecordException, ValueError, struct.error) as error:
+    except (KafkaError, ValueError, OSError, EOFError, zlib.error, struct.error) as error:
         raise _undecodable(batch, error) from error
 
 

@@ -11,7 +11,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from framework.log.errors import Error, LogClosed
+from framework.log.errors import Damaged, Error, LogClosed
+from framework.log.header import check_batch
 from framework.log.partition import Partition
 from framework.log.shared import Mark
 
@@ -46,9 +47,16 @@ class Committer:
         Raises:
             LogClosed: The committer is closed.
         """
+        try:
+            for batch in append.batches:
+                check_batch(batch)
+        except Damaged as error:
+            append.done.set_exception(error)
+            return append.done
         with self._changed:
             if self._closing:
                 raise LogClosed("the log is closed")
+            append.done.set_running_or_notify_cancel()  # From here on it cannot be cancelled.
             self._queue.append(append)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -98,12 +106,15 @@ class Committer:
                     good.append((append, answer))
             written.append((partition, good))
         for (partition, good), mark in zip(written, self._sync([p for p, _ in written]), strict=True):
-            if isinstance(mark, Mark):
+            try:
+                if not isinstance(mark, Mark):
+                    raise mark
                 partition.advance(mark)
+            except (Error, OSError) as error:
+                _fail([append for append, _ in good], error)
+            else:
                 for append, answer in good:
                     append.done.set_result(answer)
-            else:
-                _fail([append for append, _ in good], mark)
 
     def _sync(self, partitions: list[Partition]) -> list[Mark | Error | OSError]:
         if len(partitions) < 2:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from fastcrc import crc32
 
+from framework.log.errors import Damaged
+
 HEADER = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES = HEADER.size
 BEFORE_LENGTH_BYTES = 12
@@ -122,3 +124,13 @@ def walk(buffer: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
 
 
 _BASE_AND_EPOCH = struct.Struct(">qii")
+
+
+def check_batch(batch: bytearray) -> None:
+    """Refuse what is not one batch from end to end.
+
+    Raises:
+        Damaged: It is not.
+    """
+    if len(batch) < HEADER_BYTES or read_header(batch).size != len(batch) or read_header(batch).magic != MAGIC:
+        raise Damaged(f"{len(batch)} bytes are not one record batch")

@@ -25,7 +25,7 @@ from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
 from framework.log.recovery import recover_partition
 from framework.log.settings import TopicSettings
-from framework.log.shared import close_shared, open_shared
+from framework.log.shared import LOCK_TIMEOUT_S, close_shared, open_shared
 
 
 class Log:
@@ -57,12 +57,14 @@ class Log:
         self._place = Place(self.path, self.shared, self.files, self.clock)
         self._committer = Committer(f"framework-log-{self.path.name}")
         self._closed = False
-        if first:
-            try:
+        try:
+            if first:
                 self._recover(boot_id)
-            except BaseException:
-                close_shared(self.shared)
-                raise
+            elif not self.shared.recovered.wait(LOCK_TIMEOUT_S):
+                raise Conflict(f"{self.path} is still being recovered by another thread")
+        except BaseException:
+            close_shared(self.shared)
+            raise
 
     def __enter__(self) -> Log:
         return self
@@ -117,10 +119,12 @@ class Log:
 
         The batches belong to the log from here on. -1 stands for batches that an idempotent producer sent before.
         """
+        self.shared.check_fork()
         return self._committer.submit(Append(partition, batches))
 
     def sync(self, partition: Partition) -> Future[int]:
         """Bring to disk what any process has written to *partition*."""
+        self.shared.check_fork()
         return self._committer.submit(Append(partition, []))
 
     def reader(self, partition: Partition, offset: int) -> Reader:
@@ -138,6 +142,8 @@ class Log:
         if self._closed:
             return
         self._closed = True
+        if self.shared.forked:
+            return
         self._committer.close()
         for partition in self._partitions.values():
             partition.close()
@@ -146,6 +152,7 @@ class Log:
     def _check_open(self) -> None:
         if self._closed:
             raise LogClosed(f"the log in {self.path} is closed")
+        self.shared.check_fork()
 
     def _make_directory(self, create: bool) -> None:
         try:

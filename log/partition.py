@@ -95,13 +95,14 @@ class Partition:
         return [self._segment(manifest, at) for at in range(len(manifest.segments))] if manifest else []
 
     def _known_manifest(self) -> Manifest | None:
-        active = self._shared.written(self.slot).segment
-        if self._manifest is None or self._manifest.active.base_offset != active:
+        active, manifest = self._shared.written(self.slot).segment, self._manifest
+        if manifest is None or manifest.active.base_offset != active:
             identity = self._identify_manifest()
             if identity is None:
                 return None
-            self._manifest, self._manifest_identity = Manifest.read(self.directory), identity
-        return self._manifest
+            manifest = Manifest.read(self.directory)
+            self._manifest, self._manifest_identity = manifest, identity
+        return manifest
 
     def _identify_manifest(self) -> tuple[int, int] | None:
         try:
@@ -138,8 +139,7 @@ class Partition:
             PartitionFailed, OSError: The last groups were not appended.
         """
         with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
-            if self._shared.flags(self.slot) & FAILED:
-                raise PartitionFailed(f"{self.name} failed to sync and takes no appends until it is reopened")
+            self._check_failed()
             writer, mark = self._attach_writer()
             try:
                 return self._append(groups, mark, writer)
@@ -166,6 +166,7 @@ class Partition:
     def advance(self, mark: Mark) -> None:
         """Move the high watermark up to *mark*, which a finished `sync` returned."""
         with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+            self._check_failed()
             self._shared.publish_durable(self.slot, mark)
 
     def last_sequence(self, producer_id: int) -> int | None:
@@ -175,6 +176,10 @@ class Partition:
                 return None
             writer, mark = self._attach_writer()
             return self._fold_producers(writer, mark).last_sequence(producer_id)
+
+    def _check_failed(self) -> None:
+        if self._shared.flags(self.slot) & FAILED:
+            raise PartitionFailed(f"{self.name} failed to sync and takes no appends until it is reopened")
 
     def close(self) -> None:
         """Close the files that are open for appending."""
@@ -191,6 +196,8 @@ class Partition:
             self._manifest = None  # Another process rolled; if it was killed then, no mark says so.
         manifest = self._known_manifest()
         if manifest is None:
+            if mark.offset:
+                raise Damaged(f"{self.directory / 'manifest'} is missing, but the log end is {mark.offset}")
             manifest = self._create()
         if manifest.active.base_offset != mark.segment:
             # Killed between the new manifest and the mark: the roll is as good as done.
@@ -211,7 +218,10 @@ class Partition:
     def _create(self) -> Manifest:
         for directory in (self.directory.parent.parent, self.directory.parent, self.directory):
             if not directory.is_dir():
-                self._files.mkdir(directory)
+                try:
+                    self._files.mkdir(directory)
+                except FileExistsError:  # Made by another process, for another partition.
+                    self._files.sync_directory(directory.parent)
         manifest = Manifest.empty(self.topic.id, self.number)
         segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
         self._begin_segment(segment, Producers())
@@ -311,7 +321,11 @@ class Partition:
         mark = self._shared.written(self.slot)
         producers = self._fold_producers(writer, mark)
         # Whoever syncs the new segment later says that everything below it is on disk too.
-        writer.sync(self._shared.append_second(self.slot))
+        try:
+            writer.sync(self._shared.append_second(self.slot))
+        except OSError:
+            self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
+            raise
         writer.segment.walk_to(self._files, writer.fd, mark.position)
         self._files.replace(writer.segment.index_path, writer.segment.index_bytes())
         manifest = self._manifest.rolled(mark.offset, mark.position)

@@ -30,7 +30,7 @@ class Reader:
         self._files = files
         self._segment: Segment | None = None
         self._next_base: int | None = None
-        self._fd, self._position = -1, 0
+        self._fd, self._position, self._expected = -1, 0, 0
 
     def seek(self, offset: int) -> None:
         """Go on at *offset*."""
@@ -51,15 +51,17 @@ class Reader:
             return Fetched([], self.offset)
         if self._segment is None:
             self._attach()
-        elif self._next_base is None and not self._segment.closed:
-            self._next_base = self.partition.segment_of(self.offset)[1]
+        elif self._next_base is None:
+            segment, self._next_base = self.partition.segment_of(self.offset)
+            if segment.base_offset != self._segment.base_offset:
+                self._attach()
         if self._next_base is not None and self.offset >= self._next_base:
             self._attach()
         assert self._segment is not None
         stop = end if self._next_base is None else min(end, self._next_base)
         batches = self._read_batches(stop, max_bytes)
-        if batches:
-            self.offset = batches[-1][0].next_offset
+        # Behind the last batch, and behind the control batches that follow it.
+        self.offset = max(self.offset, self._expected)
         return Fetched(batches, self.offset)
 
     def close(self) -> None:
@@ -72,36 +74,52 @@ class Reader:
         """Open the segment that holds the offset and go to a batch at or before it."""
         self.close()
         self._segment, self._next_base = self.partition.segment_of(self.offset)
-        self._fd = self._files.open(self._segment.path, write=False)
-        self._position = 0
+        try:
+            self._fd = self._files.open(self._segment.path, write=False)
+        except FileNotFoundError:
+            path, self._segment = self._segment.path, None
+            raise Damaged(f"{path} is missing, the manifest names it") from None
+        self._position, self._expected = 0, self._segment.base_offset
         if self.offset > self._segment.base_offset:
             durable = self.partition.durable
             in_segment = durable.segment == self._segment.base_offset
             size = durable.position if in_segment else self._segment.size_bytes or 0
             self._segment.walk_to(self._files, self._fd, size)
-            self._position = self._segment.position_below(self.offset)
+            self._skip_to(self._segment.position_below(self.offset))
+
+    def _skip_to(self, position: int) -> None:
+        """Go from a batch at or before the offset to the one that holds it, by the headers."""
+        while len(head := self._files.pread(self._fd, HEADER_BYTES, position)) == HEADER_BYTES:
+            header = read_header(head)
+            self._position, self._expected = position, header.base_offset
+            if header.size < HEADER_BYTES or header.next_offset > self.offset:
+                break
+            position += header.size
 
     def _read_batches(self, stop: int, max_bytes: int) -> list[tuple[Header, memoryview]]:
         """Batches of this segment below offset *stop*."""
         batches: list[tuple[Header, memoryview]] = []
         while not batches:
-            data = memoryview(self._files.pread(self._fd, max_bytes, self._position))
-            position, expected = 0, -1
+            data = memoryview(self._files.pread(self._fd, max(max_bytes, HEADER_BYTES), self._position))
+            position, expected = 0, self._expected
             while len(data) - position >= HEADER_BYTES:
                 header = read_header(data, position)
                 if header.base_offset >= stop or HEADER_BYTES <= header.size > len(data) - position:
                     break
                 reason = fault(data, position, expected)
+                if reason is None and header.base_offset != expected:
+                    reason = f"batch offset is {header.base_offset}, not {expected}"
                 if reason is not None:
+                    if batches:
+                        break
                     raise self._damaged(position, reason)
                 if header.next_offset > self.offset and not header.attributes & CONTROL:
                     batches.append((header, data[position : position + header.size]))
                 position, expected = position + header.size, header.next_offset
-            self._position += position
+            self._position, self._expected = self._position + position, expected
             if position == 0:
                 max_bytes = self._size_of_one(data, stop, max_bytes)
             elif not batches and expected >= stop:
-                self.offset = stop
                 break
         return batches
 

@@ -34,6 +34,8 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     except FileNotFoundError:
         if point.offset > 0:
             raise Damaged(f"{directory} has no manifest, but {point.offset} offsets were durable") from None
+        if any(path.stat().st_size for path in directory.glob("*.log")):
+            raise Damaged(f"{directory} has no manifest, but segments with batches in them") from None
         shared.reset(slot, Mark(0, 0, 0), 0)
         return
     _remove_garbage(directory, manifest, files)
@@ -88,7 +90,7 @@ def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: File
         size = files.size(fd)
         data = files.pread(fd, size, 0)
         if data[: len(APPENDED_MAGIC)] != APPENDED_MAGIC:
-            data = APPENDED_MAGIC
+            data, size = APPENDED_MAGIC, -1
         second, keep = 0, len(APPENDED_MAGIC)
         while keep + ENTRY.size <= len(data):
             try_second, base_offset = ENTRY.unpack_from(data, keep)

@@ -68,10 +68,10 @@ class Shared:
         self.path, self.files, self.forked = path, files, False
         self._mutexes: dict[int, threading.Lock] = {}
         self._guard = threading.Lock()
+        self.recovered = threading.Event()
         self.fd = files.open(path, create=True)
-        self._map_file()
-        self._hold_record_lock(OPEN_LOCK, fcntl.LOCK_EX, LOCK_TIMEOUT_S)
         try:
+            self._hold_record_lock(OPEN_LOCK, fcntl.LOCK_EX, LOCK_TIMEOUT_S)
             self.alone = self._try_record_lock(ALIVE_LOCK, fcntl.LOCK_EX)
             if not self.alone:
                 self._hold_record_lock(ALIVE_LOCK, fcntl.LOCK_SH, LOCK_TIMEOUT_S)
@@ -86,6 +86,7 @@ class Shared:
         if self.alone:
             self._hold_record_lock(ALIVE_LOCK, fcntl.LOCK_SH, LOCK_TIMEOUT_S)
         fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, OPEN_LOCK)
+        self.recovered.set()
 
     def adopt(self, boot_id: bytes) -> None:
         """Write this boot and this file's identity into the page: from now on the slots are true."""
@@ -112,9 +113,13 @@ class Shared:
     def written(self, slot: int) -> Mark:
         """The end of what has been appended."""
         words, at = self._words_of(slot)
-        word = words[at + _WRITTEN]
-        record = at + _ENDS + 3 * (word & 1)
-        return Mark(word >> 1, words[record], words[record + 1])
+        while True:
+            word = words[at + _WRITTEN]
+            record = at + _ENDS + 3 * (word & 1)
+            mark = Mark(word >> 1, words[record], words[record + 1])
+            # Two marks later the record is filled anew, maybe between the loads.
+            if words[at + _WRITTEN] == word:
+                return mark
 
     def written_offset(self, slot: int) -> int:
         """The log end offset; one load, true at any time in any thread."""
@@ -124,7 +129,11 @@ class Shared:
     def append_second(self, slot: int) -> int:
         """The second of the last append, never smaller than one before it."""
         words, at = self._words_of(slot)
-        return words[at + _ENDS + 3 * (words[at + _WRITTEN] & 1) + 2]
+        while True:
+            word = words[at + _WRITTEN]
+            second = words[at + _ENDS + 3 * (word & 1) + 2]
+            if words[at + _WRITTEN] == word:
+                return second
 
     def publish_written(self, slot: int, mark: Mark, second: int) -> None:
         """Move the end to *mark*; under the partition's lock, after the write."""
@@ -137,9 +146,12 @@ class Shared:
     def durable(self, slot: int) -> Mark:
         """The end of what would survive a power cut."""
         words, at = self._words_of(slot)
-        word = words[at + _DURABLE]
-        record = at + _MARKS + 2 * (word & 1)
-        return Mark(word >> 1, words[record], words[record + 1])
+        while True:
+            word = words[at + _DURABLE]
+            record = at + _MARKS + 2 * (word & 1)
+            mark = Mark(word >> 1, words[record], words[record + 1])
+            if words[at + _DURABLE] == word:
+                return mark
 
     def durable_offset(self, slot: int) -> int:
         """The high watermark of level `group`; one load, true at any time in any thread."""
@@ -236,9 +248,13 @@ class Shared:
         kind, pid = (answer[3], answer[2]) if darwin else (answer[0], answer[4])
         return None if kind == fcntl.F_UNLCK else pid
 
-    def _try_record_lock(self, byte: int, kind: int) -> bool:
+    def check_fork(self) -> None:
+        """Raise `OpenAfterFork` in a process that was forked while the file was open."""
         if self.forked:
             raise OpenAfterFork(f"{self.path.parent} was open when this process was forked; open it anew here")
+
+    def _try_record_lock(self, byte: int, kind: int) -> bool:
+        self.check_fork()
         try:
             fcntl.lockf(self.fd, kind | fcntl.LOCK_NB, 1, byte)
         except OSError as error:
@@ -319,6 +335,8 @@ def open_shared(path: Path, files: Files, boot_id: bytes) -> tuple[Shared, bool]
 
 def close_shared(shared: Shared) -> None:
     """Undo one `open_shared`; the last one closes the file, which drops this process's locks."""
+    if shared.forked:
+        return  # Not even closed: that would drop the locks of the child's own log.
     with _open_guard:
         stat = os.fstat(shared.fd)
         _, users = _open[(stat.st_dev, stat.st_ino)]
