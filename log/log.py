@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 from framework.log.catalogue import Catalogue, TopicInfo
@@ -23,9 +24,9 @@ from framework.log.errors import Conflict, Error, LogClosed, NoDataDirectory, Un
 from framework.log.files import Files
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
-from framework.log.recovery import recover_partition
+from framework.log.recovery import rebuild_partition, recover_partition
 from framework.log.settings import TopicSettings
-from framework.log.shared import LOCK_TIMEOUT_S, close_shared, open_shared
+from framework.log.shared import FAILED, LOCK_TIMEOUT_S, close_shared, open_shared
 
 
 class Log:
@@ -175,12 +176,23 @@ class Log:
                     partition = self.partition(topic, number)
                     recover_partition(partition.directory, topic, number, self.shared, self.files)
             self.shared.adopt(boot_id)
+        elif self.shared.alone:
+            self._rebuild_failed()
         self.shared.opened()
         for topic in self._catalogue.topics().values():
             for number, slot in enumerate(topic.slots):
                 # Its writer may have been killed between write and sync.
                 if self.shared.written_offset(slot) > self.shared.durable_offset(slot):
                     self.sync(self.partition(topic, number))
+
+    def _rebuild_failed(self) -> None:
+        for topic in self._catalogue.topics().values():
+            for number, slot in enumerate(topic.slots):
+                if self.shared.flags(slot) & FAILED:
+                    partition = self.partition(topic, number)
+                    # Where the disk still refuses, the partition stays failed, which every append will say.
+                    with suppress(OSError):
+                        rebuild_partition(partition.directory, topic, number, self.shared, self.files)
 
 
 def _boot_id() -> bytes:

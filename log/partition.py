@@ -15,13 +15,12 @@ from framework.log.catalogue import TopicInfo
 from framework.log.clock import Clock
 from framework.log.errors import Damaged, OffsetOutOfRange, OutOfOrderSequence, PartitionFailed
 from framework.log.files import Files
-from framework.log.header import BEFORE_LENGTH_BYTES, Header, read_header, set_base_offset, walk
+from framework.log.header import Header, read_header, set_base_offset
 from framework.log.manifest import Manifest
 from framework.log.producers import Producers
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment
 from framework.log.shared import FAILED, PARTITION_LOCK, Mark, Shared
 
-_FOLD_BYTES = 1 << 20
 Placed = tuple[bytearray, int, int, int]
 """A batch to write, its base offset, position in the file, and largest timestamp."""
 
@@ -224,20 +223,9 @@ class Partition:
                     self._files.sync_directory(directory.parent)
         manifest = Manifest.empty(self.topic.id, self.number)
         segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
-        self._begin_segment(segment, Producers())
+        begin_segment(self._files, segment, Producers())
         self._replace_manifest(manifest)
         return manifest
-
-    def _begin_segment(self, segment: Segment, producers: Producers) -> None:
-        for path, head in ((segment.path, b""), (segment.appended_path, APPENDED_MAGIC)):
-            fd = self._files.open(path, create=True)
-            try:
-                self._files.truncate(fd, 0)
-                self._files.pwrite(fd, head, 0)
-                self._files.fdatasync(fd)
-            finally:
-                self._files.close(fd)
-        producers.write(self._files, segment.producers_path)  # This also makes the two names durable.
 
     def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | OutOfOrderSequence]:
         """Give each new batch its offset and write it; roll where the active segment is full."""
@@ -281,22 +269,7 @@ class Partition:
         if self._producers is None or self._folded_to.segment != mark.segment:
             self._producers = Producers.read(writer.segment.producers_path)
             self._folded_to = Mark(mark.segment, 0, mark.segment)
-        position = self._folded_to.position
-        while position < mark.position:
-            size = min(_FOLD_BYTES, mark.position - position)
-            data = writer.read(size, position)
-            whole = 0
-            for at, base_offset, length in walk(data):
-                header = read_header(data, at)
-                if header.producer_id >= 0:
-                    self._producers.add(header, base_offset)
-                whole = at + length
-            if not whole:  # A batch larger than a chunk.
-                header = read_header(data)
-                if header.producer_id >= 0:
-                    self._producers.add(header, header.base_offset)
-                whole = header.length + BEFORE_LENGTH_BYTES
-            position += whole
+        self._producers.fold(writer.read, self._folded_to.position, mark.position)
         self._folded_to = mark
         return self._producers
 
@@ -331,7 +304,7 @@ class Partition:
         manifest = self._manifest.rolled(mark.offset, mark.position)
         row = manifest.active
         segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
-        self._begin_segment(segment, producers)
+        begin_segment(self._files, segment, producers)
         self._replace_manifest(manifest)
         self._segment(manifest, len(manifest.segments) - 2)
         mark = Mark(mark.offset, 0, mark.offset)

@@ -12,16 +12,18 @@ of ten batches meets ten duplicates, not Kafka's five.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from framework.log.document import read_document, write_document
 from framework.log.errors import Damaged, OutOfOrderSequence
 from framework.log.files import Files
-from framework.log.header import Header
+from framework.log.header import Header, read_header, walk
 
 VERSION = 1
 TASK_PRODUCER_BIT = 1 << 62
+_FOLD_BYTES = 1 << 20
 _HALF, _MASK = 1 << 30, (1 << 31) - 1
 
 
@@ -72,6 +74,23 @@ class Producers:
             base_offset + header.last_offset_delta,
             header.max_timestamp,
         )
+
+    def fold(self, read: Callable[[int, int], bytes], position: int, end: int) -> None:
+        """Add the batches between two positions of a segment; *read* takes a size and a position."""
+        while position < end:
+            data = read(min(_FOLD_BYTES, end - position), position)
+            whole = 0
+            for at, base_offset, length in walk(data):
+                header = read_header(data, at)
+                if header.producer_id >= 0:
+                    self.add(header, base_offset)
+                whole = at + length
+            if not whole:  # A batch larger than a chunk.
+                header = read_header(data)
+                if header.producer_id >= 0:
+                    self.add(header, header.base_offset)
+                whole = header.size
+            position += whole
 
     def last_sequence(self, producer_id: int) -> int | None:
         """The sequence of the producer's last record here, None if it has none."""

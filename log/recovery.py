@@ -4,10 +4,13 @@ Not needed after a kill: the slots of the shared file are true for as long as th
 active segment is scanned from the recovery point, the `durable` mark: behind it a bad batch is a tail that was
 never synced, and is cut off; before it everything was synced, and is left for readers to check.
 Closed segments were synced before the manifest closed them.
+
+A failed sync is another matter: what it did not bring to disk is copied (`rebuild_partition`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from framework.log.catalogue import TopicInfo
@@ -15,7 +18,8 @@ from framework.log.errors import Damaged
 from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, fault, read_header
 from framework.log.manifest import Manifest, SegmentRow
-from framework.log.segment import APPENDED_MAGIC, ENTRY
+from framework.log.producers import Producers
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment
 from framework.log.shared import Mark, Shared
 
 _CHUNK_BYTES = 4 << 20
@@ -59,6 +63,51 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
         files.close(fd)
     second = _cut_append_times(directory, active, end.offset, files)
     shared.reset(slot, end, second)
+
+
+def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Shared, files: Files) -> None:
+    """Take a partition whose sync failed into use again; in a process that is alone.
+
+    The kernel has marked the pages of the failed sync clean, so syncing them again would say yes and write nothing.
+    What was never durable is copied into a new segment, and that is synced.
+
+    Raises:
+        Damaged: Something that was durable is gone.
+        OSError: The disk still refuses; the partition stays as it was.
+    """
+    slot = topic.slots[number]
+    manifest, durable = Manifest.read(directory), shared.durable(slot)
+    active = manifest.active
+    if durable.segment != active.base_offset:
+        durable = Mark(active.base_offset, 0, active.base_offset)
+    old = Segment(directory, active, topic.settings.index_interval_bytes)
+    producers = Producers.read(old.producers_path)
+    fd = files.open(old.path)
+    try:
+        producers.fold(lambda size, position: files.pread(fd, size, position), 0, durable.position)
+        end = _scan(files, fd, durable, max(durable.position, shared.written(slot).position))
+        data = files.pread(fd, end.position - durable.position, durable.position)
+    finally:
+        files.close(fd)
+    rolled = manifest.rolled(durable.offset, durable.position)
+    if durable.position == 0:  # Nothing of the old segment was durable: the new one takes its place.
+        rolled = replace(rolled, segments=(*manifest.segments[:-1], rolled.active))
+    new = Segment(directory, rolled.active, topic.settings.index_interval_bytes)
+    begin_segment(files, new, producers)
+    second = shared.append_second(slot)
+    for path, content, position in (
+        (new.path, data, 0),
+        (new.appended_path, ENTRY.pack(second, durable.offset) if data else b"", len(APPENDED_MAGIC)),
+    ):
+        fd = files.open(path)
+        try:
+            files.pwrite(fd, content, position)
+            files.fdatasync(fd)
+        finally:
+            files.close(fd)
+    rolled.write(files, directory)
+    shared.reset(slot, Mark(end.offset, len(data), durable.offset), second)
+    _remove_garbage(directory, rolled, files)
 
 
 def _scan(files: Files, fd: int, point: Mark, size: int) -> Mark:

@@ -24,6 +24,7 @@ from fastcrc import crc32
 from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, read_header, walk
 from framework.log.manifest import SegmentRow
+from framework.log.producers import Producers
 
 INDEX_MAGIC, APPENDED_MAGIC = b"FWINDEX1", b"FWAPPND1"
 ENTRY = struct.Struct(">QQ")
@@ -121,6 +122,19 @@ class Segment:
             columns = list(zip(*struct.iter_unpack(">qqq", rest[16:]), strict=True)) or [(), (), ()]
             self._offsets, self._positions = array("q", columns[0]), array("q", columns[1])
             self._timestamps = array("q", columns[2])
+
+
+def begin_segment(files: Files, segment: Segment, producers: Producers) -> None:
+    """Make the files of a new, empty segment, which begins with the state of *producers*; durably."""
+    for path, head in ((segment.path, b""), (segment.appended_path, APPENDED_MAGIC)):
+        fd = files.open(path, create=True)
+        try:
+            files.truncate(fd, 0)
+            files.pwrite(fd, head, 0)
+            files.fdatasync(fd)
+        finally:
+            files.close(fd)
+    producers.write(files, segment.producers_path)  # This also makes the two names durable.
 
 
 def first_offset_at_second(entries: bytes, second: int) -> int | None:
