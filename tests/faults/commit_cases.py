@@ -59,20 +59,28 @@ def make(data: Path, batches: int) -> None:
         log.create_topic("out", 1, TopicSettings(segment_bytes=4096, max_message_bytes=MAX_MESSAGE_BYTES[batches]))
 
 
-async def work(data: Path, files: Points, rounds: int, first: int, count: int) -> None:
-    """Send *count* numbers, wait until they are handled, and again: *rounds* commits in one worker."""
-    DyingDatabase.points = files
+async def work(data: Path, points: Points, rounds: int) -> None:
+    """Send `ROUND` numbers, wait until they are handled, and again: *rounds* commits in one worker."""
+    DyingDatabase.points = points
     app = build(data)
-    app.open(create=False, log=Log(data, files=DyingFiles(files)))
+    app.open(create=False, log=Log(data, files=DyingFiles(points)))
     worker = Worker(app, open_database=DyingDatabase)
     async with worker.running():
-        files.arm()
+        points.arm()
         for turn in range(rounds):
-            for number in range(first + turn * count, first + (turn + 1) * count):
+            for number in range(turn * ROUND, (turn + 1) * ROUND):
                 ack = app.topics["numbers"].send(number)
             await ack
             while not worker.idle:  # noqa: ASYNC110  # see Worker
                 await asyncio.sleep(0.001)
+
+
+def work_again(data: Path) -> None:
+    """More input before the start, so that the batches of the next commit are others; then a worker until idle."""
+    app = build(data)
+    with app.opened(create=False):
+        app.topics["numbers"].send_many(range(1_000, 1_000 + EXTRA))
+    asyncio.run(Worker(app).run(until_idle=True))
 
 
 def in_child(run: Callable[[int], None]) -> tuple[int, str]:
@@ -100,18 +108,14 @@ def case(data: Path, batches: int, rounds: int, number: int | None, *, after: bo
 
     def first(pipe: int) -> None:
         dying.report = pipe
-        asyncio.run(work(data, dying, rounds, 0, ROUND))
+        asyncio.run(work(data, dying, rounds))
         os.write(pipe, "\n".join(dying.names).encode())
-
-    def second(_: int) -> None:
-        # More input before the start, so that the batches of the next commit are others.
-        asyncio.run(work(data, Points(), 1, 1_000, EXTRA))
 
     def compare(pipe: int) -> None:
         os.write(pipe, (wrong(data) or "").encode())
 
     _, names = in_child(first)
-    status, _ = in_child(second)
+    status, _ = in_child(lambda _: work_again(data))
     if status:
         return names.split("\n"), "the restart failed"
     status, difference = in_child(compare)
