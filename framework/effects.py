@@ -1,8 +1,8 @@
 """What an agent does and has not committed yet: table rows it touched, records it sent.
 
 The one `Effects` of a running task is found through a context variable, so tables and topics are plain objects
-that know, wherever they are used, on whose behalf. Discarding closes it: code of a discarded run that is
-still alive (a task it started, a `finally` block) is refused.
+that know, wherever they are used, on whose behalf. It is closed when the records are done it was made for, or were
+discarded: code of theirs that is still alive (a task they started, a `finally` block) is refused.
 """
 
 from __future__ import annotations
@@ -110,15 +110,25 @@ class Effects:
         for view in self.views.values():
             view.settled()
 
-    def discard(self) -> Effects:
-        """Forget everything uncommitted and close this; returns the effects to go on with."""
+    def renew(self) -> Effects:
+        """The effects to go on with for the next records; whoever still holds these ones is refused."""
         fresh = Effects(self.owner, self.store, self.partition, self.partitions)
         fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
-        for table, view in self.views.items():
-            view.evict()
-            fresh.views[table] = view
-        self.views.close()
+        fresh.views.update(self.views)
+        fresh._sent, fresh.sent_bytes = self._sent, self.sent_bytes
+        self.close()
         return fresh
+
+    def discard(self) -> Effects:
+        """Forget everything uncommitted; returns the effects to go on with, as `renew`."""
+        for view in self.views.values():
+            view.evict()
+        self._sent, self.sent_bytes = {}, 0
+        return self.renew()
+
+    def close(self) -> None:
+        """Refuse from now on."""
+        self.views.close()
 
 
 class Views(dict["Table[Any, Any]", "View"]):

@@ -140,16 +140,14 @@ class JobRunner:
                 await execution.call_async()
             else:
                 await asyncio.to_thread(execution.call)
-        except asyncio.CancelledError:
-            execution.abandon()  # The row stays "running": the next worker resumes it.
-            raise
         except Exception as error:  # the one place where a job's errors are supervised
-            execution.abandon()
             row.state, row.error, row.ended = "failed", describe(error), self._now().timestamp()
             self._store.commit(Commit([row.change()]))
             logger.error("%s failed", row.id, exc_info=error)
             raise JobFailed(f"run {row.id} failed: {describe(error)}") from error
         finally:
+            # When it was cancelled, the row stays "running", and the next worker resumes it.
+            execution.close()
             self.running.discard(row.id)
         logger.info("%s: done, %d records", row.id, row.records)
 
@@ -187,9 +185,9 @@ class Execution:
             current.reset(token)
         self._finish()
 
-    def abandon(self) -> None:
-        """Discard what is uncommitted and refuse more."""
-        self._effects.discard()
+    def close(self) -> None:
+        """Refuse what code of the handler that is still running may want to do."""
+        self._effects.close()
 
     def _commit_chunk(self, cursor: Cursor, records: int) -> None:
         self._chunked = True

@@ -110,6 +110,9 @@ class Task:
                 continue
             started = loop.time()
             self.at_boundary = False
+            # Tasks that the agent started for earlier records, and that still run, hold the old ones.
+            self.effects = self.effects.renew()
+            current.set(self.effects)
             yield values
             self._adapt(loop.time() - started)
 
