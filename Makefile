@@ -26,7 +26,7 @@ test: $(DEV) $(DATA) ## check format, style and types, and run all tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
 	$(BIN)/python tests/benchmarks/run.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 SEED_VARIABLE = "FRAMEWORK_TEST_SEED"
 SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(32))
+os.environ[SEED_VARIABLE] = str(SEED)  # The processes that share the tests have the same.
 TESTS = Path(__file__).parent
 
 # How fast a machine is says nothing about a property.
@@ -23,6 +25,22 @@ def seed() -> int:
     """What a test draws its random numbers from; a failing test shows how to draw the same again."""
     print(f"to repeat this run: {SEED_VARIABLE}={SEED}")
     return SEED
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Takes text that is printed at the end of the run, whether the test passes or not."""
+    return lambda text: record_property("report", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests gave to `report`."""
+    for outcome in ("passed", "failed"):
+        for test in terminalreporter.stats.get(outcome, []):
+            for name, text in getattr(test, "user_properties", []):
+                if name == "report":
+                    terminalreporter.section(test.nodeid)
+                    terminalreporter.write_line(text)
 
 
 def pytest_report_header() -> str:

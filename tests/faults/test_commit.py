@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,18 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return report
 
 
-def test_a_worker_killed_anywhere_in_a_commit_loses_and_doubles_nothing(directory: Path) -> None:
+def test_a_worker_killed_anywhere_in_a_commit_loses_and_doubles_nothing(
+    directory: Path, report: Callable[[str], None]
+) -> None:
     """Tables, offsets and outputs equal a plain fold, although more input comes before the restart."""
     reports = [finish(process) for process in [start(directory / f"{n}", n, ROUNDS) for n in BATCHES]]
     hits: Counter[str] = Counter()
     points: set[str] = set()
-    for report in reports:
-        hits.update(report["hits"])
-        points.update(report["points"])
-    for point in sorted(points):
-        print(f"{hits[f'before {point}']:5} before  {hits[f'after {point}']:5} after  {point}")
+    for found in reports:
+        hits.update(found["hits"])
+        points.update(found["points"])
+    table = [f"{hits[f'before {point}']:7}  {hits[f'after {point}']:5}  {point}" for point in sorted(points)]
+    report(" before  after  killed at\n" + "\n".join(table))
     assert {
         "write commit",
         "sync commit",
@@ -67,7 +69,7 @@ def test_a_worker_killed_anywhere_in_a_commit_loses_and_doubles_nothing(director
         "write outbox deletion",
     } <= points
     assert [point for point in points if not hits[f"before {point}"] or not hits[f"after {point}"]] == []
-    assert [failure for report in reports for failure in report["failures"]] == []
+    assert [failure for found in reports for failure in found["failures"]] == []
 
 
 @pytest.mark.parametrize("mutation", ["swap", "no-replay", "no-dedup"])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,9 @@ def wait_for(log: Log, outputs: list[Partition], count: int, process: subprocess
     return found
 
 
-def test_a_worker_killed_twenty_times_inside_its_input_counts_every_record_once(tmp_path: Path, seed: int) -> None:
+def test_a_worker_killed_twenty_times_inside_its_input_counts_every_record_once(
+    tmp_path: Path, report: Callable[[str], None]
+) -> None:
     """Two agents in a row, two tables, four partitions; each kill is checked to fall strictly inside the input."""
     data = tmp_path / "data"
     moments = []
@@ -66,7 +69,7 @@ def test_a_worker_killed_twenty_times_inside_its_input_counts_every_record_once(
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
             moments.append(sum(partition.high_watermark for partition in outputs))
-        print(f"killed at {moments} of {RECORDS} outputs")
+        report(f"killed at {moments} of {RECORDS} outputs")
         assert max(moments) < RECORDS
     with worker(data, "--until-idle") as process:
         assert process.communicate()[1] is not None
