@@ -100,7 +100,7 @@ def run_of(function: Callable[..., Any], source: Topic[Any, Any], sink: Topic[An
         if sink is not None:
             raise DeclarationError(f"agent {name!r} has a sink, so its loop must yield what goes there")
         return lambda task: function(Stream(task))
-    if origin is not Record and annotation is not source.value_type and annotation is not Any:
+    if origin is not Record and annotation not in (source.value_type, Any):
         raise DeclarationError(
             f"agent {name!r} takes {annotation!r}; write Stream[...] for a loop, "
             f"{getattr(source.value_type, '__name__', source.value_type)} or Record[...] for one call per record"

@@ -16,11 +16,12 @@ from typing_extensions import TypeVar
 
 from framework.agent import Agent, Decorate, DecorateSink, pipeline_run, run_of
 from framework.committed import CommittedTable
+from framework.dead_letter import MAX_HEADERS_BYTES
 from framework.errors import DeclarationError
 from framework.job import DecorateJob, Job
 from framework.log import Clock, Log, SystemClock, TopicInfo
 from framework.log.errors import InvalidName, TopicExists, UnknownTopic
-from framework.log.settings import check_partitions
+from framework.log.settings import RANGES, check_partitions
 from framework.producer import Producer
 from framework.schedule import Schedule
 from framework.state.view import StateView
@@ -74,7 +75,8 @@ class App:
         self._producer: Producer | None = None
         self._view: StateView | None = None
         self._infos: dict[str, TopicInfo] = {}
-        self._exits: AsyncExitStack | None = None
+        self._exits: list[AsyncExitStack] = []
+        self._living = False
 
     # Declaring.
 
@@ -234,6 +236,11 @@ class App:
         return Path(os.environ.get(DATA_VARIABLE) or self._data or "data").absolute()
 
     @property
+    def is_open(self) -> bool:
+        """Whether the data directory is open."""
+        return self._log is not None
+
+    @property
     def log(self) -> Log:
         """The open log; opens it, making the directory if there is none."""
         if self._log is None:
@@ -278,19 +285,34 @@ class App:
 
     async def __aenter__(self) -> App:
         """Open for sending and reading; runs no agents."""
-        self.open(create=True)
         exits = AsyncExitStack()
-        exits.callback(self.close)
-        if self.lifespan is not None:
-            await exits.enter_async_context(self.lifespan(self))
-        self._exits = exits
+        if not self.is_open:
+            exits.callback(self.close)
+        self.open(create=True)
+        try:
+            await exits.enter_async_context(self.living())
+        except BaseException:
+            await exits.aclose()
+            raise
+        self._exits.append(exits)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Flush what was sent and close."""
-        exits, self._exits = self._exits, None
-        if exits is not None:
-            await exits.aclose()
+        await self._exits.pop().aclose()
+
+    @asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """Within the lifespan, which runs once however often it is asked for."""
+        if self.lifespan is None or self._living:
+            yield
+            return
+        self._living = True
+        try:
+            async with self.lifespan(self):
+                yield
+        finally:
+            self._living = False
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
@@ -333,10 +355,21 @@ class App:
     def dead_letters(self, name: str, source: Topic[Any, Any]) -> Topic[Any, Any]:
         """The dead-letter topic of the agent or job *name*, with the partitions of *source*."""
         called = f"{self.name}.{name}.dead-letter"
-        count = self.topic_info(source).partitions
+        info = self.topic_info(source)
         known = self.topics.get(called)
         return known or self.topics.setdefault(
-            called, Topic(self, called, bytes, key_type=bytes, partitions=count, retention=None)
+            called,
+            Topic(
+                self,
+                called,
+                bytes,
+                key_type=bytes,
+                partitions=info.partitions,
+                retention=None,
+                max_message_bytes=min(
+                    info.settings.max_message_bytes + MAX_HEADERS_BYTES, RANGES["max_message_bytes"][1]
+                ),
+            ),
         )
 
     def producer(self) -> Producer:

@@ -18,8 +18,11 @@ MAX_COMMIT_SHARE = 0.05
 class Contributor(Protocol):
     """What takes part in commits: a task."""
 
-    at_boundary: bool
     effects: Effects
+
+    @property
+    def committable(self) -> bool:
+        """Whether it stands where a commit can be made."""
 
     @property
     def changed(self) -> bool:
@@ -28,8 +31,8 @@ class Contributor(Protocol):
     def contribute(self, commit: Commit) -> None:
         """Put offset and effects into *commit*."""
 
-    def cut(self) -> None:
-        """Come to a record boundary soon."""
+    def commit_soon(self) -> None:
+        """Come to a record boundary, and ask for a commit there."""
 
 
 class CommitLoop:
@@ -42,7 +45,9 @@ class CommitLoop:
         self._executor = executor
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
-        self._failure: BaseException | None = None
+        self._served: list[asyncio.Future[None]] = []
+        self.failure: BaseException | None = None
+        """Why there are no more commits."""
         self.busy = False
 
     def request(self) -> None:
@@ -55,8 +60,8 @@ class CommitLoop:
         Raises:
             StateFailed: It could not be; the tasks of this store are stopped.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._wanted.set()
@@ -68,32 +73,38 @@ class CommitLoop:
         Raises:
             StateFailed: A commit failed.
         """
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                waiting, self._served = self._waiting, self._waiting
+                self._waiting = []
+                await self._commit()
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(None)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    async def _commit(self) -> None:
+        """One commit of all tasks that stand where they can be committed."""
         loop = asyncio.get_running_loop()
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            waiting, self._waiting = self._waiting, []
-            started = loop.time()
-            tasks = [task for task in self.tasks if task.at_boundary and task.changed]
-            commit = Commit()
-            for task in tasks:
-                task.contribute(commit)
+        started = loop.time()
+        tasks = [task for task in self.tasks if task.committable and task.changed]
+        commit = Commit()
+        for task in tasks:
+            task.contribute(commit)
+        if commit.changes:
+            self.busy = True
             try:
-                if commit.changes:
-                    self.busy = True
-                    await loop.run_in_executor(self._executor, self.store.commit, commit)
-                    self.commits += 1
-            except BaseException as error:
-                self._fail(error, waiting)
-                raise
+                await loop.run_in_executor(self._executor, self.store.commit, commit)
             finally:
                 self.busy = False
-            for task in tasks:
-                task.effects.settled()
-            self._last_s = loop.time() - started
-            for done in waiting:
-                if not done.done():
-                    done.set_result(None)
+            self.commits += 1
+        for task in tasks:
+            task.effects.settled()
+        self._last_s = loop.time() - started
 
     async def tick(self) -> None:
         """Ask for a commit every interval, also of tasks in the middle of a slice; until cancelled."""
@@ -101,13 +112,13 @@ class CommitLoop:
             longer = min(self._last_s / MAX_COMMIT_SHARE, MAX_COMMIT_INTERVAL_S)
             await asyncio.sleep(max(COMMIT_INTERVAL_S, longer))
             for task in self.tasks:
-                task.cut()
+                task.commit_soon()
             if any(task.changed for task in self.tasks):
                 self.request()
 
-    def _fail(self, error: BaseException, waiting: list[asyncio.Future[None]]) -> None:
-        self._failure = error
-        for done in [*waiting, *self._waiting]:
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        for done in [*self._served, *self._waiting]:
             if done.done():
                 continue
             if isinstance(error, asyncio.CancelledError):

@@ -19,19 +19,25 @@ class CommittedTable:
         """Reads nothing yet."""
         self._view, self._log, self._table = view, log, table
 
+    @property
+    def partitions(self) -> int:
+        """How many partitions the rows are spread over; 0 if a job writes them, or nobody yet."""
+        return self._view.partitions_of(self._table.name)
+
     def get(self, key: Any) -> Any:
         """The committed row of *key*, the default if there is none."""
-        data = self._read(key)
+        data = self.row(key)
         return self._table.default() if data is None else self._table.serde.decode(data)
 
     def has(self, key: Any) -> bool:
         """Whether a row of *key* is committed."""
-        return self._read(key) is not None
+        return self.row(key) is not None
 
     def keys(self) -> Iterator[Any]:
         """The keys of all committed rows."""
         for raw, _ in self._view.table_rows(self._table.name):
             yield self._table.key_serde.decode(raw)
 
-    def _read(self, key: Any) -> bytes | None:
+    def row(self, key: Any) -> bytes | None:
+        """The bytes of the committed row of *key*."""
         return self._view.table_row(self._table.name, self._table.key_serde.encode(key))

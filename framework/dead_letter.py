@@ -16,7 +16,9 @@ from framework.log import Headers, Partition, StoredRecord
 if TYPE_CHECKING:
     from framework.topic import Topic
 
-TRACEBACK_BYTES = 8192
+TRACEBACK_BYTES, ERROR_BYTES = 8192, 2048
+MAX_HEADERS_BYTES = 16 << 10
+"""The most that a dead letter is larger than its record: room that its topic has."""
 logger = logging.getLogger("framework.dead_letter")
 
 
@@ -35,7 +37,7 @@ def bury(
         ("dead-letter.topic", source.topic.name.encode()),
         ("dead-letter.partition", b"%d" % source.number),
         ("dead-letter.offset", b"%d" % record.offset),
-        ("dead-letter.error", describe(error).encode()),
+        ("dead-letter.error", describe(error).encode()[:ERROR_BYTES]),
         ("dead-letter.traceback", trace.encode()[-TRACEBACK_BYTES:]),
     ]
     logger.error(

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SOFT_LIMIT_BYTES = 8 << 20
 HARD_LIMIT_BYTES = 256 << 20
-RECORD_OVERHEAD_BYTES = 70
 
 current: ContextVar[Effects | None] = ContextVar("framework-effects", default=None)
 """The effects of the task that is running, None outside agents and jobs."""
@@ -33,7 +32,7 @@ class Effects:
     """The uncommitted effects of one task: an agent on a partition, or a job."""
 
     def __init__(self, owner: str, store: Store, partition: int, partitions: int) -> None:
-        """*owner* names the agent or job; a job has one partition."""
+        """*owner* names the agent or job; a job has partition 0 of 0: its tables are not spread."""
         self.owner, self.store = owner, store
         self.partition, self.partitions = partition, partitions
         self.views: Views = Views(self)
@@ -54,17 +53,13 @@ class Effects:
         """Send a record with the next commit.
 
         Raises:
+            RecordTooLarge: The topic does not take it.
             OutboxTooLarge: A commit cannot hold that much.
             StaleTask: The run this belongs to is over.
         """
         if self.views.closed:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
-        size = len(value or b"") + len(key or b"") + RECORD_OVERHEAD_BYTES
-        if size > topic.settings.max_message_bytes:
-            raise OutboxTooLarge(
-                f"a record of {size} bytes to {topic.name!r} is over its max.message.bytes, "
-                f"{topic.settings.max_message_bytes}"
-            )
+        size = topic.check_record(key, value, headers)
         self.sent_bytes += size
         if self.sent_bytes > HARD_LIMIT_BYTES:
             raise OutboxTooLarge(
@@ -98,8 +93,7 @@ class Effects:
         changes: list[Change] = []
         for view in self.views.values():
             changes += view.changes()
-        for (topic, partition), records in self._sent.items():
-            self.store.send(commit, topic, partition, records)
+        self.store.send(commit, self._sent)
         commit.changes += changes
         for view in self.views.values():
             view.taken()

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 from framework.ack import Ack
 from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.errors import LogClosed, RecordTooLarge
+from framework.log.errors import LogClosed
 
-RECORD_OVERHEAD_BYTES = 70
 logger = logging.getLogger(__name__)
 
 
@@ -29,6 +28,10 @@ class _Buffer:
     records: list[NewRecord] = field(default_factory=list)
     size: int = 0
     done: Future[int] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        """From now on a waiter that gives up cannot cancel it: the record is on its way."""
+        self.done.set_running_or_notify_cancel()
 
 
 class Producer:
@@ -58,12 +61,7 @@ class Producer:
             RecordTooLarge: It is larger than the topic allows.
             LogClosed: The app is closed.
         """
-        size = len(record.value or b"") + len(record.key or b"") + RECORD_OVERHEAD_BYTES
-        if size > topic.settings.max_message_bytes:
-            raise RecordTooLarge(
-                f"a record of {size} bytes to {topic.name!r} is over its max.message.bytes, "
-                f"{topic.settings.max_message_bytes}"
-            )
+        size = topic.check_record(record.key, record.value, record.headers)
         if self._unacknowledged > self._buffer_bytes:
             self._wait_for_room()
         with self._guard:
@@ -125,10 +123,11 @@ class Producer:
         appended.add_done_callback(lambda done: self._acknowledge(buffer, done))
 
     def _acknowledge(self, buffer: _Buffer, appended: Future[int]) -> None:
+        error = appended.exception()
         with self._room:
+            self._failure = self._failure or error
             self._unacknowledged -= buffer.size
             self._room.notify_all()
-        error = appended.exception()
         if error is not None:
             logger.error(
                 "%d records to %s-%d were not sent: %s",
@@ -137,7 +136,6 @@ class Producer:
                 buffer.partition,
                 error,
             )
-            self._failure = self._failure or error
             buffer.done.set_exception(error)
         else:
             buffer.done.set_result(appended.result())

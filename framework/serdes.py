@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import orjson
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from framework.errors import DeclarationError, DecodeError, EncodeError
 
@@ -60,16 +62,17 @@ def serde_of(value_type: Any) -> Serde[Any]:
     if value_type is str:
         return Serde("str", _encode_str, _decode_str)
     if value_type in (dict, list, int, float, bool):
-        return Serde(value_type.__name__, orjson.dumps, _typed_json(value_type))
+        return Serde(value_type.__name__, _dump_typed(value_type), _typed_json(value_type))
     if isinstance(value_type, type) and issubclass(value_type, BaseModel):
         return _model_serde(value_type)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(value_type)
-    except PydanticSchemaGenerationError as error:
+    except PydanticUserError as error:
         raise DeclarationError(
             f"{value_type!r} cannot be stored: use a pydantic model, dict, str or bytes ({error})"
         ) from error
-    return Serde(getattr(value_type, "__name__", str(value_type)), adapter.dump_json, adapter.validate_json)
+    dump = partial(adapter.dump_json, warnings="error")
+    return Serde(getattr(value_type, "__name__", str(value_type)), dump, adapter.validate_json)
 
 
 def key_serde_of(key_type: Any) -> Serde[Any]:
@@ -86,9 +89,24 @@ def _model_serde(model: type[BaseModel]) -> Serde[Any]:
     def encode(value: Any) -> bytes:
         if not isinstance(value, model):
             raise TypeError(f"it is no {model.__name__}")
-        return serializer.to_json(value)
+        return serializer.to_json(value, warnings="error")
 
     return Serde(model.__name__, encode, validator.validate_json)
+
+
+def _dump_typed(expected: type) -> Callable[[Any], bytes]:
+    """Refuses what `_typed_json` would not read again."""
+
+    accepted = (float, int) if expected is float else expected
+
+    def encode(value: Any) -> bytes:
+        if not isinstance(value, accepted) or (type(value) is bool and expected is not bool):
+            raise TypeError(f"it is a {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("JSON has no such number")
+        return orjson.dumps(value)
+
+    return encode
 
 
 def _typed_json(expected: type) -> Callable[[bytes], Any]:
@@ -122,7 +140,7 @@ def _encode_str(value: str) -> bytes:
 
 
 def _decode_str(data: bytes) -> str:
-    return data.decode()
+    return str(data, "utf-8")
 
 
 def _canonical(value: Any) -> bytes:

@@ -29,8 +29,11 @@ class Source(Protocol):
     def now(self) -> float:
         """Seconds on the clock that *deadline* is measured by."""
 
-    def hold(self) -> bool:
-        """Let no commit pass the record being handled; False if a part of it has been handed on already."""
+    def hold(self, *, effects: bool) -> bool:
+        """Let no commit pass the record being handled; False if a part of it has been handed on already.
+
+        With *effects* there may be some before `release`, so there is no commit at all until then.
+        """
 
     def release(self) -> None:
         """The list that `hold` began has been handled."""
@@ -146,7 +149,7 @@ class Stream(Generic[V, K]):
             with decoding(source):
                 for value in run(values):
                     if not taken:
-                        whole, ends = source.hold(), source.now() + within.total_seconds()
+                        whole, ends = source.hold(effects=bool(self._steps)), source.now() + within.total_seconds()
                     taken.append(value)
                     if len(taken) == count:
                         yield taken

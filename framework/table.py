@@ -14,6 +14,7 @@ from framework.view import DELETED, IMMUTABLE
 
 if TYPE_CHECKING:
     from framework.app import App
+    from framework.committed import CommittedTable
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
@@ -36,10 +37,15 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         self.default_bytes = self.serde.encode(sample)
         self.tracked = type(sample) not in IMMUTABLE
 
+    @property
+    def committed(self) -> CommittedTable:
+        """The rows as of the last commit, in all partitions."""
+        return self._app.committed(self)
+
     def __getitem__(self, key: K, /) -> V:
         effects = current.get()
         if effects is None:
-            return cast(V, self._app.committed(self).get(key))
+            return cast(V, self.committed.get(key))
         view = effects.views[self]
         touched = view.touched
         if key in touched:
@@ -69,13 +75,11 @@ class Table(MutableMapping[K, V], Generic[V, K]):
 
     def __contains__(self, key: object) -> bool:
         effects = current.get()
-        view = self._app.committed(self) if effects is None else effects.views[self]
-        return view.has(key)
+        return self.committed.has(key) if effects is None else effects.views[self].has(key)
 
     def __iter__(self) -> Iterator[K]:
         effects = current.get()
-        view = self._app.committed(self) if effects is None else effects.views[self]
-        return view.keys()
+        return self.committed.keys() if effects is None else effects.views[self].keys()
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -83,6 +87,24 @@ class Table(MutableMapping[K, V], Generic[V, K]):
     def get(self, key: K, default: Any = None, /) -> Any:
         """The row of *key* if it is stored, else *default*."""
         return self[key] if key in self else default
+
+    def setdefault(self, key: K, default: Any = None, /) -> Any:
+        """The row of *key*; if none is stored, *default* becomes it."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: K, /, *default: Any) -> Any:
+        """Remove the row of *key* and return it; if none is stored, *default*.
+
+        Raises:
+            KeyError: None is stored, and there is no *default*.
+        """
+        if key not in self and default:
+            return default[0]
+        value = self[key]
+        del self[key]
+        return value
 
     def __eq__(self, other: object) -> bool:
         return self is other

@@ -47,16 +47,24 @@ class Task:
         fetch: Fetch,
         commits: CommitLoop,
         partitions: int,
+        *,
+        is_new: bool,
+        now_ms: Callable[[], int],
     ) -> None:
-        """*fetch* stands at the committed offset; *partitions* is the count of the agent's topic."""
+        """*fetch* stands at the committed offset, or *is_new*, where the agent begins.
+
+        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record.
+        """
         self.agent, self.fetch, self._commits = agent, fetch, commits
         self._dead_letters = dead_letters
         self.name = f"{agent.name}[{fetch.partition.number}]"
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
+        self._is_new, self._now_ms = is_new, now_ms
         self._wire(self.effects)
         self.offset = self.committed = fetch.offset
         self.handled = self._uncounted = 0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
+        self._due = False
         self.wake = asyncio.Event()
         self._encode_error: Exception | None = None
         self._slice, self._taken = Slice(), Slice()
@@ -64,6 +72,8 @@ class Task:
         self._slice_end = self.offset
         self._slice_size = FIRST_SLICE
         self._held: int | None = None
+        self._held_effects = False
+        self._unburied: list[tuple[StoredRecord, DecodeError]] = []
         self._released_in = -1
         self._alone = self._tombstones = False
         self._isolated: tuple[int, int] | None = None
@@ -103,6 +113,7 @@ class Task:
                 return
             if not await self._await_records(deadline()):
                 if not self.stopping:
+                    self.at_boundary = False
                     yield iter(())
                 continue
             values = self._begin_slice(as_records)
@@ -110,9 +121,6 @@ class Task:
                 continue
             started = loop.time()
             self.at_boundary = False
-            # Tasks that the agent started for earlier records, and that still run, hold the old ones.
-            self.effects = self.effects.renew()
-            current.set(self.effects)
             yield values
             self._adapt(loop.time() - started)
 
@@ -120,15 +128,20 @@ class Task:
         """Seconds on the event loop's clock."""
         return asyncio.get_running_loop().time()
 
-    def hold(self) -> bool:
-        """Let no commit pass the record being handled; False if a part of it has been handed on already."""
-        self._held = self._slice.offset
+    def hold(self, *, effects: bool) -> bool:
+        """Let no commit pass the record being handled; see `framework.stream.Source`."""
+        self._held, self._held_effects = self._slice.offset, effects
         return self._held != self._released_in
 
     def release(self) -> None:
         """The list that `hold` began has been handled."""
         # The record in hand may go on in the next list.
-        self._held, self._released_in = None, self._taken.offset
+        self._held, self._released_in = None, self._in_hand.offset
+        for record, error in self._unburied:
+            self._bury(record, error)
+        self._unburied = []
+        if self._held_effects:
+            self.cut()  # What was done for this list can be committed only between it and the next.
 
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
@@ -139,7 +152,10 @@ class Task:
             try:
                 self.agent.source.value_serde.decode(record.value)
             except DecodeError as error:
-                self._bury(record, error)
+                if self._held is None:
+                    self._bury(record, error)
+                else:
+                    self._unburied.append((record, error))  # It comes again if the list does.
             else:
                 return False
         self.cut()
@@ -158,8 +174,9 @@ class Task:
         if self._slice:
             self._taken, self._slice = self._slice, Slice()
         self.offset = self._slice_end if self._held is None else self._held
-        if self._attempts and self._held is None:
-            self._attempts = {offset: n for offset, n in self._attempts.items() if offset >= self.offset}
+        # Tasks that the agent started for these records, and that still run, hold the old ones.
+        self.effects = self.effects.renew()
+        current.set(self.effects)
 
     async def _boundary(self) -> None:
         """Between two slices: let others run, commit where that cannot wait."""
@@ -171,6 +188,8 @@ class Task:
         elif self.effects.over_soft_limit:
             await self._commits.commit()
         else:
+            if self._due and self.changed:
+                self._commits.request()
             await asyncio.sleep(0)
         if self._encode_error is not None:
             error, self._encode_error = self._encode_error, None
@@ -233,6 +252,11 @@ class Task:
             if next_offset is not None:
                 self._give_back(next_offset)
 
+    def commit_soon(self) -> None:
+        """A commit is due: come to a boundary, and ask for it there."""
+        self._due = True
+        self.cut()
+
     def _adapt(self, seconds: float) -> None:
         """Slices as long as fit between two commits without holding up the loop."""
         if seconds > 2 * SLICE_S:
@@ -254,9 +278,14 @@ class Task:
     # Committing.
 
     @property
+    def committable(self) -> bool:
+        """Whether the task stands where a commit can be made: no record is in hand, nor was one begun upon."""
+        return self.at_boundary and (self._held is None or not self._held_effects)
+
+    @property
     def changed(self) -> bool:
         """Whether a commit now would say anything new."""
-        return self.offset != self.committed or self.effects.pending
+        return self._is_new or self.offset != self.committed or self.effects.pending
 
     def contribute(self, commit: Commit) -> None:
         """Put offset and effects into *commit*; at a record boundary.
@@ -271,7 +300,8 @@ class Task:
             return
         key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
         commit.changes.append((key, rows.pack_u64(self.offset)))
-        self.committed = self.offset
+        self.committed, self._due, self._is_new = self.offset, False, False
+        self._attempts = {offset: count for offset, count in self._attempts.items() if offset >= self.offset}
         self.handled, self._uncounted = self.handled + self._uncounted, 0
 
     def _wire(self, effects: Effects) -> None:
@@ -280,15 +310,20 @@ class Task:
 
     # Failing.
 
+    @property
+    def _in_hand(self) -> Slice:
+        """The slice that the record being handled, or handled last, is in."""
+        return self._slice or self._taken
+
     def _timestamp_in_hand(self) -> int:
-        return (self._slice or self._taken).record.timestamp
+        return self._in_hand.record.timestamp if self._in_hand else self._now_ms()
 
     async def _recover(self, error: Exception) -> None:
         """Discard what is uncommitted and arrange for the failing record to be tried alone."""
         failed = self._failed_range()
-        record = (self._slice or self._taken).record if failed is not None and self._alone else None
+        record = self._in_hand.record if failed is not None and self._alone else None
         self.effects = self.effects.discard()
-        self._slice, self._held, self._uncounted = Slice(), None, 0
+        self._slice, self._held, self._uncounted, self._unburied = Slice(), None, 0, []
         self.at_boundary = False
         await self._commits.commit()  # The one under way, of which the replay must see the rows.
         self._give_back(self.committed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from framework.ack import Ack
 from framework.effects import current
-from framework.errors import DeclarationError
+from framework.errors import DeclarationError, EncodeError
 from framework.log import NewRecord, TopicInfo, TopicSettings, partition_of
 from framework.log.codec import NO_HEADERS, Headers
 from framework.log.settings import check_partitions, check_topic_name
@@ -49,6 +49,7 @@ class Topic(Generic[V, K]):
         key: Callable[[V], K] | None = None,
         partitions: int | None = None,
         retention: timedelta | None | Unset = UNSET,
+        max_message_bytes: int | None = None,
     ) -> None:
         """Use `App.topic`."""
         self.name = check_topic_name(name)
@@ -56,7 +57,7 @@ class Topic(Generic[V, K]):
         self.value_type, self.key_type = value_type, key_type
         self.partitions = None if partitions is None else check_partitions(partitions)
         self.retention_ms = _retention_ms(name, retention)
-        self.key_of = key
+        self.key_of, self._max_message_bytes = key, max_message_bytes
         self._app = app
         self._partition_of: dict[bytes, int] = {}
         self._next_partition = 0
@@ -77,14 +78,14 @@ class Topic(Generic[V, K]):
         outside it is appended by itself, stamped now. Without a key the topic's `key=` derives one.
 
         Raises:
-            EncodeError: *value* is no value of the topic's type.
+            EncodeError: *value* is no value of the topic's type, or a header is no `str: bytes`.
             RecordTooLarge: It is larger than the topic allows.
         """
         if isinstance(key, Unset):
             key = self.key_of(value) if self.key_of is not None else None
         raw_key = None if key is None else self.key_serde.encode(key)
         stamp = None if timestamp is None else to_ms(timestamp)
-        listed: Headers = list(headers.items()) if headers else NO_HEADERS
+        listed = _headers(headers) if headers else NO_HEADERS
         return self.send_raw(raw_key, self.value_serde.encode(value), stamp, listed)
 
     def send_many(self, values: Iterable[V]) -> Ack:
@@ -153,7 +154,12 @@ class Topic(Generic[V, K]):
 
     def settings(self) -> TopicSettings:
         """The settings this declaration makes a topic with."""
-        return TopicSettings() if self.retention_ms is None else TopicSettings(retention_ms=self.retention_ms)
+        settings = TopicSettings()
+        if self.retention_ms is not None:
+            settings = replace(settings, retention_ms=self.retention_ms)
+        if self._max_message_bytes is not None:
+            settings = replace(settings, max_message_bytes=self._max_message_bytes)
+        return settings
 
     def same_as(self, other: Topic[Any, Any]) -> bool:
         """Whether the two declarations say the same."""
@@ -172,6 +178,13 @@ def _retention_ms(name: str, retention: timedelta | None | Unset) -> int | None:
     if retention <= timedelta(0):
         raise DeclarationError(f"topic {name!r}: retention is {retention}, it must be positive, or None for ever")
     return retention // timedelta(milliseconds=1)
+
+
+def _headers(headers: Mapping[str, bytes]) -> Headers:
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, bytes):
+            raise EncodeError(f"header {name!r}: {value!r} cannot be stored: names are str, values are bytes")
+    return list(headers.items())
 
 
 def _nothing() -> None:

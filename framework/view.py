@@ -27,7 +27,10 @@ class View:
     """
 
     def __init__(self, table: Table[Any, Any], store: Store, owner: str, partition: int, partitions: int) -> None:
-        """*owner* is the agent or job on whose behalf it is used; reads nothing yet."""
+        """*owner* is the agent or job on whose behalf it is used; *partitions* is 0 for a job, which has no others.
+
+        Reads nothing yet.
+        """
         self.table, self.tracked = table, table.tracked
         self.touched: dict[Any, Any] = {}
         self.cache: dict[Any, Any] = {}
@@ -52,6 +55,8 @@ class View:
         else:
             data = None if key in self._deleted else self._read(key)
             value = self.table.default() if data is None else self.table.serde.decode(data)
+            if not self.tracked and type(value) not in IMMUTABLE:
+                self._track()
             if self.tracked:
                 self._stored[key] = data
             elif self._may_write():  # What another agent writes must be read anew each time.
@@ -96,7 +101,12 @@ class View:
         return self.table.serde.encode(value) != self.table.default_bytes
 
     def keys(self) -> Iterator[Any]:
-        """The keys of this partition: stored ones in the order of their bytes, then new ones."""
+        """The keys of this partition: stored ones in the order of their bytes, then new ones.
+
+        Of a table that another agent writes, those of all partitions.
+        """
+        if not self._may_write():
+            return self.table.committed.keys()
         stored = [raw[len(self._prefix) :] for raw, _ in self._store.database.scan(self._prefix)]
         keys = dict.fromkeys(map(self.table.key_serde.decode, stored))
         keys.update(dict.fromkeys(self._in_flight))
@@ -106,6 +116,9 @@ class View:
     def _read(self, key: Any) -> bytes | None:
         if key in self._in_flight:
             return self._in_flight[key]
+        if not self._may_write() and self.table.committed.partitions != self._partitions:
+            # Its rows lie in as many partitions as its owner's topic has, or in the database of the jobs.
+            return self.table.committed.row(key)
         return self._store.database.get(self._row(key))
 
     def _row(self, key: Any) -> bytes:
@@ -157,11 +170,14 @@ class View:
             if self.cache.get(key) is DELETED:
                 del self.cache[key]
         if not self.tracked and not IMMUTABLE.issuperset(map(type, self.touched.values())):
-            # Values that can be changed in place: from now on they are compared.
-            self.tracked = True
-            self._stored = {key: self.table.serde.dump(value) for key, value in self.cache.items()}
+            self._track()
         if self.tracked:
             self._stored.update(self._encoded)
+            if len(set(map(id, self.touched.values()))) < len(self.touched):
+                # One value under two keys is two rows from now on, whether they are in memory or not.
+                for key in self.touched:
+                    self.cache.pop(key, None)
+                    self._stored.pop(key, None)
         self._in_flight, self._encoded, self.touched, self._deleted = self._encoded, {}, {}, set()
         if self._store.owners.get(self.table.name) != self._owner:
             # Another agent may write next, so nothing read may outlive the commit.
@@ -174,6 +190,11 @@ class View:
             self.cache = {}
             self._stored = {key: self._stored[key] for key in self.touched if key in self._stored}
             self._rows = {key: self._rows[key] for key in self.touched}
+
+    def _track(self) -> None:
+        """Values can be changed in place, although the default does not say so: from now on compare them."""
+        self.tracked = True
+        self._stored = {key: self.table.serde.dump(value) for key, value in self.cache.items()}
 
     def evict(self) -> None:
         """Forget what was done since the last commit was taken."""
@@ -202,7 +223,7 @@ class View:
             )
 
     def _check_partition(self, key: Any, raw: bytes) -> None:
-        belongs = partition_of(raw, self._partitions)
+        belongs = partition_of(raw, self._partitions) if self._partitions else 0
         if belongs != self._partition:
             raise WrongPartition(
                 f"table {self.table.name!r}: key {key!r} belongs to partition {belongs}, but {self._owner!r} touched "

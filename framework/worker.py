@@ -105,8 +105,9 @@ class Worker:
         app = self.app
         if not app.agents and not app.jobs:
             raise DeclarationError(f"app {app.name!r} declares no agents and no jobs: there is nothing to run")
+        if not app.is_open:
+            exits.callback(app.close)
         log = app.open(create=True)
-        exits.callback(app.close)
         shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
         shards.own_all(self._wait_s)
@@ -121,8 +122,7 @@ class Worker:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
         if app.jobs:
             self._jobs = JobRunner(app, shards.of_jobs())
-        if app.lifespan is not None:
-            await exits.enter_async_context(app.lifespan(app))
+        await exits.enter_async_context(app.living())
         return log
 
     def _add_tasks(self, agent: Agent[object, object], log: Log, shards: Shards, executor: ThreadPoolExecutor) -> None:
@@ -130,13 +130,14 @@ class Worker:
         dead_letters = self.app.dead_letters(agent.name, agent.source)
         for number in range(info.partitions):
             partition, store = log.partition(info, number), shards.of_partition(number)
-            offset = store.offset(agent.name, info, number)
-            if offset is None:
-                offset = resolve(self.app, partition, agent.start)
+            committed = store.offset(agent.name, info, number)
+            offset = resolve(self.app, partition, agent.start) if committed is None else committed
             loop = self._commits.get(store)
             if loop is None:
                 loop = self._commits[store] = CommitLoop(store, executor)
-            task = Task(agent, dead_letters, Fetch(log.reader(partition, offset)), loop, info.partitions)
+            fetch = Fetch(log.reader(partition, offset))
+            is_new, now_ms = committed is None, self.app.clock.now_ms
+            task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
             loop.tasks.append(task)
             self.tasks.append(task)
 
@@ -215,7 +216,8 @@ class Worker:
                 )
                 agent.cancel()
         for loop in self._commits.values():
-            await loop.commit()
+            if loop.failure is None:
+                await loop.commit()
 
     @property
     def progress(self) -> Progress:

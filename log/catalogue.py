@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from framework.log.codec import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Headers
 from framework.log.document import read_document, write_document
-from framework.log.errors import TopicExists, UnknownTopic
+from framework.log.errors import RecordTooLarge, TopicExists, UnknownTopic
 from framework.log.files import Files
 from framework.log.settings import TopicSettings, check_partitions, check_topic_name
 from framework.log.shared import CATALOGUE_LOCK, IN_USE, Shared
@@ -31,6 +32,22 @@ class TopicInfo:
     def partitions(self) -> int:
         """How many partitions the topic has."""
         return len(self.slots)
+
+    def check_record(self, key: bytes | None, value: bytes | None, headers: Headers) -> int:
+        """The most bytes that a record takes in a batch of its own.
+
+        Raises:
+            RecordTooLarge: The topic does not take so many.
+        """
+        size = len(key or b"") + len(value or b"") + RECORD_OVERHEAD_BYTES
+        for name, data in headers:
+            size += len(name.encode()) + len(data or b"") + HEADER_OVERHEAD_BYTES
+        if size > self.settings.max_message_bytes:
+            raise RecordTooLarge(
+                f"a record of {size} bytes to {self.name!r} is over its max.message.bytes, "
+                f"{self.settings.max_message_bytes}"
+            )
+        return size
 
 
 class Catalogue:

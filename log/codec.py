@@ -20,10 +20,16 @@ from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from framework.log.errors import Damaged, RecordTooLarge
+from framework.log.header import HEADER_BYTES
 
 Headers = list[tuple[str, bytes | None]]
 NO_HEADERS: Headers = []
 """Shared by all records without any: the codec wants a list, and never changes it."""
+
+
+RECORD_OVERHEAD_BYTES = HEADER_BYTES + 6 * 5 + 10
+"""The most that a batch of one record holds besides key, value and headers: the batch's header and varints."""
+HEADER_OVERHEAD_BYTES = 2 * 5
 
 
 class NewRecord(NamedTuple):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,24 +148,29 @@ class Store:
             )
         return offset
 
-    def send(self, commit: Commit, topic: TopicInfo, partition: int, records: Sequence[NewRecord]) -> None:
-        """Add *records* to the outbox of *commit*: final batches, with our producer id and next sequences.
+    def send(self, commit: Commit, sent: Mapping[tuple[TopicInfo, int], Sequence[NewRecord]]) -> None:
+        """Add what was *sent* to each partition to the outbox of *commit*: final batches, with our next sequences.
 
         Raises:
-            RecordTooLarge: One of them is; nothing was added.
+            RecordTooLarge: One record is; nothing was added.
         """
-        self._topics[topic.id] = topic
-        key = (topic.id, partition)
-        sequence = self._sequences.get(key, 0)
-        batches = encode(
-            records,
-            max_batch_bytes=topic.settings.max_message_bytes,
-            producer_id=self.producer_id,
-            producer_epoch=0,
-            base_sequence=sequence,
-        )
-        commit.outbox += [(topic.id, partition, batch) for batch in batches]
-        self._sequences[key] = commit.sequences[key] = (sequence + len(records)) & SEQUENCE_MASK
+        outbox: list[tuple[str, int, bytearray]] = []
+        sequences: dict[tuple[str, int], int] = {}
+        for (topic, partition), records in sent.items():
+            self._topics[topic.id] = topic
+            target = (topic.id, partition)
+            sequence = commit.sequences.get(target, self._sequences.get(target, 0))
+            batches = encode(
+                records,
+                max_batch_bytes=topic.settings.max_message_bytes,
+                producer_id=self.producer_id,
+                producer_epoch=0,
+                base_sequence=sequence,
+            )
+            outbox += [(*target, batch) for batch in batches]
+            sequences[target] = (sequence + len(records)) & SEQUENCE_MASK
+        commit.outbox += outbox
+        commit.sequences |= sequences
 
     def commit(self, commit: Commit) -> list[int]:
         """Make *commit* true; the offsets of its batches. Returns when all of it is durable.
@@ -185,6 +190,7 @@ class Store:
         for number, target in zip(numbers, commit.outbox, strict=True):
             changes.append((rows.outbox_key(number), rows.pack_outbox(*target)))
         self.database.write(changes)
+        self._sequences |= commit.sequences
         self.database.sync()
         appended = [self._append(*target) for target in commit.outbox]
         offsets = [done.result() for done in appended]

@@ -6,6 +6,7 @@ does. Two reads may see two commits.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from framework.log import Log, TopicInfo, partition_of
@@ -19,24 +20,25 @@ JOBS = "jobs"
 
 
 class StateView:
-    """The committed state of one data directory. Not thread-safe."""
+    """The committed state of one data directory; thread-safe."""
 
     def __init__(self, log: Log) -> None:
         """Opens a database when it is first asked."""
         self._log = log
         self._open: dict[str, tuple[Snapshot, float]] = {}
         self._table_partitions: dict[str, int] = {}
+        self._guard = threading.Lock()
 
     def table_row(self, table: str, key: bytes) -> bytes | None:
         """The value of one row of *table*, None if it is not there."""
-        partitions = self._partitions_of(table)
+        partitions = self.partitions_of(table)
         partition = partition_of(key, partitions) if partitions else 0
         shard = self._snapshot(str(partition % SHARDS) if partitions else JOBS)
         return shard.get(rows.table_prefix(table, partition) + key) if shard else None
 
     def table_rows(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Every row of *table* whose key bytes begin with *prefix*, partition by partition, each in their order."""
-        partitions = self._partitions_of(table)
+        partitions = self.partitions_of(table)
         places = [(str(partition % SHARDS), partition) for partition in range(partitions)] or [(JOBS, 0)]
         for name, partition in places:
             shard = self._snapshot(name)
@@ -45,7 +47,7 @@ class StateView:
                 for key, value in shard.scan(head + prefix):
                     yield key[len(head) :], value
 
-    def _partitions_of(self, table: str) -> int:
+    def partitions_of(self, table: str) -> int:
         """How many partitions the rows of *table* are spread over; 0 if a job writes it, or nobody yet."""
         known = self._table_partitions.get(table)
         if known is not None:
@@ -93,6 +95,10 @@ class StateView:
 
     def _snapshot(self, name: str) -> Snapshot | None:
         """The database of that name, not older than `REFRESH_S`; None if there is none yet."""
+        with self._guard:
+            return self._refreshed(name)
+
+    def _refreshed(self, name: str) -> Snapshot | None:
         now, known = self._log.clock.monotonic(), self._open.get(name)
         if known is None:
             path = self._log.path / "state" / name
