@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from framework.errors import DecodeError
-from framework.log import Partition, Reader, StoredRecord, decode
-from framework.log.errors import UnknownTopic
+from framework.log import Log, Partition, Reader, StoredRecord, decode
+from framework.log.errors import OffsetOutOfRange, UnknownTopic
+from framework.log.header import Header
 from framework.record import Record, to_ms
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ class Batch(Generic[V, K]):
 
     def __init__(self, cursor: Cursor, topic: Topic[V, K], *, run: Run | None = None) -> None:
         """Made by the framework."""
-        self.run, self.number = run, 0
+        self.run, self.number, self.begun = run, 0, False
         self._cursor, self._topic = cursor, topic
-        self._records: list[tuple[Partition, StoredRecord]] | None = None
+        self._records: Sequence[tuple[Partition, StoredRecord]] | None = None
         self._on_chunk: Callable[[Cursor, int], None] | None = None
 
     def __iter__(self) -> Iterator[V]:
@@ -79,15 +80,22 @@ class Batch(Generic[V, K]):
         """
         if records < 1:
             raise ValueError(f"chunks({records}): a chunk has at least 1 record")
-        cursor = self._cursor if self._on_chunk else self._cursor.copy()
+        self.begun = True
         number = self.number
-        while taken := cursor.take(records):
+        cursor = self._cursor if self._on_chunk else self._cursor.copy()
+        while taken := self._take(cursor, records, number - self.number):
             chunk: Batch[V, K] = Batch(cursor, self._topic, run=self.run)
             chunk._records, chunk.number = taken, number
             yield chunk
             number += 1
             if self._on_chunk is not None:
                 self._on_chunk(cursor, len(taken))
+
+    def _take(self, cursor: Cursor, records: int, times: int) -> Sequence[tuple[Partition, StoredRecord]]:
+        """The next *records*, after it was asked so many *times*."""
+        if self._records is None:
+            return cursor.take(records)
+        return self._records[times * records : (times + 1) * records]
 
     def _decoded(self, partition: Partition, record: StoredRecord) -> Iterator[Record[V, K]]:
         value: Any = None
@@ -129,34 +137,49 @@ class Cursor:
         return taken
 
     def records(self) -> Iterator[tuple[Partition, StoredRecord]]:
-        """All records from here on; moves on with each."""
+        """All records from here on; moves on with each.
+
+        Raises:
+            OffsetOutOfRange: The log does not hold all of a range.
+        """
         for part in self.ranges:
-            reader = self._open_reader(part.partition, part.start)
-            try:
-                while part.start < part.end:
-                    for _, batch in reader.read().batches:
-                        for record in decode(batch):
-                            if part.start <= record.offset < part.end:
-                                part.start = record.offset + 1
-                                yield part.partition, record
-                    # Offsets may have gaps, so the end is a position and not a record.
-                    part.start = min(max(part.start, reader.offset), part.end)
-            finally:
-                reader.close()
+            for _, batch in self._batches(part):
+                for record in decode(batch):
+                    if part.start <= record.offset < part.end:
+                        part.start = record.offset + 1
+                        yield part.partition, record
+            # Offsets may have gaps, so the end is a position and not a record.
+            part.start = part.end
 
     def count(self) -> int:
-        """How many records there are from here on."""
+        """How many records there are from here on.
+
+        Raises:
+            OffsetOutOfRange: The log does not hold all of a range.
+        """
         total = 0
         for part in self.ranges:
-            reader = self._open_reader(part.partition, part.start)
-            while reader.offset < part.end:
-                for header, batch in reader.read().batches:
-                    if part.start <= header.base_offset and header.next_offset <= part.end:
-                        total += header.records
-                    else:
-                        total += sum(part.start <= record.offset < part.end for record in decode(batch))
-            reader.close()
+            for header, batch in self._batches(part):
+                if part.start <= header.base_offset and header.next_offset <= part.end:
+                    total += header.records
+                else:
+                    total += sum(part.start <= record.offset < part.end for record in decode(batch))
         return total
+
+    def _batches(self, part: Range) -> Iterator[tuple[Header, memoryview]]:
+        """The batches in which the records of *part* lie."""
+        reader = self._open_reader(part.partition, part.start)
+        try:
+            while reader.offset < part.end:
+                before = reader.offset
+                yield from reader.read().batches
+                if reader.offset == before:
+                    raise OffsetOutOfRange(
+                        f"{part.partition.name} has no offsets {before} to {part.end - 1}: "
+                        f"log end is {part.partition.log_end}"
+                    )
+        finally:
+            reader.close()
 
 
 def read_batch(app: App, topic: Topic[V, K], start: At, end: At) -> Batch[V, K]:
@@ -189,19 +212,19 @@ def resolve(app: App, partition: Partition, at: At) -> int:
     return min(max(at, start), end)
 
 
-def first_at(log: Any, partition: Partition, timestamp: int) -> int:
+def first_at(log: Log, partition: Partition, timestamp: int) -> int:
     """The first offset whose record is stamped *timestamp* (ms) or later; the high watermark if there is none."""
-    end = partition.high_watermark
+    start, end = partition.log_start, partition.high_watermark
     for segment in partition.segments():
-        if segment.closed and segment.max_timestamp < timestamp and segment.max_timestamp >= 0:
+        if segment.is_walked and segment.max_timestamp < timestamp:
             continue
-        reader = log.reader(partition, max(segment.offset_below_time(timestamp), partition.log_start))
+        reader = log.reader(partition, max(segment.offset_below_time(timestamp), start))
         try:
             while reader.offset < end:
                 for header, batch in reader.read().batches:
                     if header.max_timestamp >= timestamp:
                         for record in decode(batch):
-                            if record.timestamp >= timestamp:
+                            if record.offset >= start and record.timestamp >= timestamp:
                                 return record.offset
         finally:
             reader.close()

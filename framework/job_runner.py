@@ -16,6 +16,7 @@ from framework.errors import DecodeError, JobFailed, StaleTask
 from framework.job import Job, RunRow, run_id
 from framework.log import Partition, StoredRecord
 from framework.state import rows
+from framework.state.errors import StateFailed
 from framework.state.store import Commit, Store
 
 IDLE_POLL_S = 30.0
@@ -140,6 +141,8 @@ class JobRunner:
                 await execution.call_async()
             else:
                 await asyncio.to_thread(execution.call)
+        except StateFailed:
+            raise  # Not the handler's fault; the next worker resumes the run.
         except Exception as error:  # the one place where a job's errors are supervised
             row.state, row.error, row.ended = "failed", describe(error), self._now().timestamp()
             self._store.commit(Commit([row.change()]))
@@ -168,7 +171,7 @@ class Execution:
         self._batch: Batch[Any, Any] = Batch(self._cursor, job.source, run=row.run)
         self._batch.number = row.chunk
         self._batch._on_chunk = self._commit_chunk
-        self._chunked = False
+        self._buried: set[tuple[int, int]] = set()
 
     def call(self) -> None:
         """Call a plain handler; in a thread of its own."""
@@ -190,16 +193,15 @@ class Execution:
         self._effects.close()
 
     def _commit_chunk(self, cursor: Cursor, records: int) -> None:
-        self._chunked = True
         self._row.chunk += 1
         self._row.records += records
         self._commit(cursor)
 
     def _finish(self) -> None:
         """The handler has returned: the run is done, unless chunks were left."""
-        if self._chunked and any(part.start < part.end for part in self._cursor.ranges):
+        if self._batch.begun and any(part.start < part.end for part in self._cursor.ranges):
             raise JobFailed(f"the handler of {self._job.name!r} returned before its last chunk")
-        if not self._chunked:
+        if not self._batch.begun:
             self._row.records = self._cursor.copy().count()
         for part in self._cursor.ranges:
             part.start = part.end
@@ -223,6 +225,10 @@ class Execution:
         commit.changes.append(self._row.change())
         self._store.commit(commit)
         self._effects.settled()
+        self._buried.clear()
 
     def _bury(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
-        bury(self._effects, self._dead_letters, partition, record, error)
+        # A handler may read a chunk, or all of the batch, as often as it likes.
+        if (partition.number, record.offset) not in self._buried:
+            self._buried.add((partition.number, record.offset))
+            bury(self._effects, self._dead_letters, partition, record, error)

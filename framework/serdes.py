@@ -96,7 +96,6 @@ def _model_serde(model: type[BaseModel]) -> Serde[Any]:
 
 def _dump_typed(expected: type) -> Callable[[Any], bytes]:
     """Refuses what `_typed_json` would not read again."""
-
     accepted = (float, int) if expected is float else expected
 
     def encode(value: Any) -> bytes:

@@ -18,7 +18,7 @@ class Slice:
 
     def __init__(self, buffer: Buffer = EMPTY, indexes: Sequence[int] = (), *, whole: bool = False) -> None:
         """The records of *buffer* at *indexes*, as their values' bytes or, if *whole*, as stored records."""
-        self._buffer, self._indexes = buffer, indexes
+        self._buffer, self._indexes, self.whole = buffer, indexes, whole
         self._items: list[Any]
         if whole:
             self._items = [buffer.record(index) for index in indexes]

@@ -146,6 +146,8 @@ class Task:
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
         record = self._slice.record
+        if record.value is None and self._slice.whole:
+            return False
         if record.value is None:
             self._tombstones = True
         else:

@@ -103,9 +103,9 @@ class View:
     def keys(self) -> Iterator[Any]:
         """The keys of this partition: stored ones in the order of their bytes, then new ones.
 
-        Of a table that another agent writes, those of all partitions.
+        Of a table whose rows are spread over other partitions, all keys.
         """
-        if not self._may_write():
+        if self._is_elsewhere():
             return self.table.committed.keys()
         stored = [raw[len(self._prefix) :] for raw, _ in self._store.database.scan(self._prefix)]
         keys = dict.fromkeys(map(self.table.key_serde.decode, stored))
@@ -116,8 +116,7 @@ class View:
     def _read(self, key: Any) -> bytes | None:
         if key in self._in_flight:
             return self._in_flight[key]
-        if not self._may_write() and self.table.committed.partitions != self._partitions:
-            # Its rows lie in as many partitions as its owner's topic has, or in the database of the jobs.
+        if self._is_elsewhere():
             return self.table.committed.row(key)
         return self._store.database.get(self._row(key))
 
@@ -214,6 +213,10 @@ class View:
 
     def _may_write(self) -> bool:
         return self._store.owners.get(self.table.name) in (None, self._owner)
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the rows lie in as many partitions as another agent's topic has, or in the database of the jobs."""
+        return not self._may_write() and self.table.committed.partitions != self._partitions
 
     def _check_owner(self) -> None:
         if not self._may_write():

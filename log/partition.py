@@ -122,7 +122,9 @@ class Partition:
             if segment.closed:
                 segment.load_index()
             self._segments[row.generation] = segment
-        if row.size_bytes is not None:
+        if row.size_bytes is not None and not segment.closed:
+            if not segment.is_walked:
+                segment.load_index()
             segment.closed, segment.size_bytes = True, row.size_bytes
         return segment
 

@@ -93,6 +93,11 @@ class Segment:
         return self._offsets[at] if at >= 0 else self.base_offset
 
     @property
+    def is_walked(self) -> bool:
+        """Whether all of it is known: it is closed, and every batch has been seen."""
+        return self.size_bytes is not None and self._walked_to >= self.size_bytes
+
+    @property
     def max_timestamp(self) -> int:
         """The largest record timestamp in the part that has been walked."""
         return self._max_timestamp

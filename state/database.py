@@ -42,10 +42,12 @@ class Database:
             raise StateDamaged(f"cannot open the state in {path}: {error}") from error
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of row *key*."""
-        value = self._db.get(key)
-        assert value is None or isinstance(value, bytes)
-        return value
+        """The value of row *key*.
+
+        Raises:
+            StateDamaged: The block it lies in is damaged.
+        """
+        return _get(self._db, self.path, key)
 
     def write(self, changes: Sequence[Change]) -> None:
         """All *changes* in one step: after a kill, all or none are there; after a power cut, once synced.
@@ -107,23 +109,39 @@ class Snapshot:
             StateDamaged: RocksDB cannot open it.
         """
         self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        self._manifest = self._current()
         self._scratch = tempfile.mkdtemp(prefix="framework-view-")
         try:
             access = AccessType.secondary(self._scratch)
-            self._db = Rdict(str(path), _options(secondary=True), access_type=access)
+            self._db = Rdict(str(self.path), _options(secondary=True), access_type=access)
         except Exception as error:  # rocksdict raises nothing more exact
             shutil.rmtree(self._scratch, ignore_errors=True)
-            raise StateDamaged(f"cannot read the state in {path}: {error}") from error
+            raise StateDamaged(f"cannot read the state in {self.path}: {error}") from error
+
+    def _current(self) -> bytes:
+        """Names the manifest, of which each start of the database makes a new one."""
+        return (self.path / "CURRENT").read_bytes()
 
     def refresh(self) -> None:
         """See what has been committed by now."""
-        self._db.try_catch_up_with_primary()
+        if self._current() == self._manifest:
+            self._db.try_catch_up_with_primary()
+            return
+        # What it has read from the write-ahead log of an earlier start would hide what came later. The
+        # old one is not closed: somebody may still be scanning it.
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._open()
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of row *key*."""
-        value = self._db.get(key)
-        assert value is None or isinstance(value, bytes)
-        return value
+        """The value of row *key*.
+
+        Raises:
+            StateDamaged: The block it lies in is damaged.
+        """
+        return _get(self._db, self.path, key)
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The rows whose keys begin with *prefix*, as `Database.scan`."""
@@ -146,6 +164,15 @@ def _options(*, secondary: bool = False) -> Options:
     if secondary:
         options.set_max_open_files(-1)
     return options
+
+
+def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
+    try:
+        value = db.get(key)
+    except Exception as error:  # rocksdict raises nothing more exact
+        raise StateDamaged(f"the state in {path} is damaged: {error}") from error
+    assert value is None or isinstance(value, bytes)
+    return value
 
 
 def _scan(db: Rdict, path: Path, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.errors import Damaged, OffsetOutOfRange
+from framework.log.errors import Damaged, Error, OffsetOutOfRange
 from framework.log.producers import TASK_PRODUCER_BIT
 from framework.state import rows
 from framework.state.database import Database
-from framework.state.errors import StateAhead, StateBehind
+from framework.state.errors import StateAhead, StateBehind, StateFailed
 from framework.state.rows import Change
 
 SEQUENCE_MASK = (1 << 31) - 1
@@ -75,8 +75,9 @@ class Store:
             self.owners = {} if owners is None else owners
             self.owners |= {key[1:].decode(): value.decode() for key, value in self.database.scan(b"w")}
             self._next_number = 0
-            self._check_targets()
+            self._check_state_not_behind()
             self.replayed = self._replay()
+            self._check_state_not_ahead()
         except BaseException:
             self.database.close()
             raise
@@ -108,19 +109,34 @@ class Store:
             self.database.write([(key, None) for key, _ in pending])
         return len(pending)
 
-    def _check_targets(self) -> None:
+    def _last_in_log(self) -> Iterator[tuple[TopicInfo, int, int, int | None]]:
+        """(topic, partition, our next sequence, our last sequence in the log) of every target."""
         for (topic_id, partition), sequence in self._sequences.items():
             info = self._topics.get(topic_id)
-            if info is None:
-                continue
-            last = self._log.partition(info, partition).last_sequence(self.producer_id)
+            if info is not None:
+                yield info, partition, sequence, self._log.partition(info, partition).last_sequence(self.producer_id)
+
+    def _check_state_not_behind(self) -> None:
+        for info, partition, sequence, last in self._last_in_log():
             # Behind by less than half the circle is as it should be: the outbox brings the log up.
             if last is not None and 0 < (last - (sequence - 1)) & SEQUENCE_MASK <= SEQUENCE_MASK >> 1:
-                raise StateBehind(
-                    f"the state in {self.path} is older than the log: {info.name}-{partition} holds its sequence "
-                    f"{last}, the state would send {sequence} next. Restore the state that belongs to this log, "
-                    "or remove it to start with empty state and a new producer"
+                raise self._behind(info, partition, sequence, last)
+
+    def _check_state_not_ahead(self) -> None:
+        for info, partition, sequence, last in self._last_in_log():
+            if last != (sequence - 1) & SEQUENCE_MASK:
+                raise StateAhead(
+                    f"the state in {self.path} is newer than the log: it has sent {info.name}-{partition} its sequence "
+                    f"{(sequence - 1) & SEQUENCE_MASK}, the log holds {'none' if last is None else last}. Restore the "
+                    "log that belongs to this state, or remove the state to start anew"
                 )
+
+    def _behind(self, info: TopicInfo, partition: int, sequence: int, last: int) -> StateBehind:
+        return StateBehind(
+            f"the state in {self.path} is older than the log: {info.name}-{partition} holds its sequence "
+            f"{last}, the state would send {sequence} next. Restore the state that belongs to this log, "
+            "or remove it to start with empty state and a new producer"
+        )
 
     # What tasks ask.
 
@@ -153,13 +169,16 @@ class Store:
 
         Raises:
             RecordTooLarge: One record is; nothing was added.
+            StateBehind: The log holds what this producer sent, and the state does not know.
         """
         outbox: list[tuple[str, int, bytearray]] = []
         sequences: dict[tuple[str, int], int] = {}
         for (topic, partition), records in sent.items():
             self._topics[topic.id] = topic
             target = (topic.id, partition)
-            sequence = commit.sequences.get(target, self._sequences.get(target, 0))
+            sequence = commit.sequences.get(target, self._sequences.get(target, -1))
+            if sequence < 0:
+                sequence = self._first_sequence(topic, partition)
             batches = encode(
                 records,
                 max_batch_bytes=topic.settings.max_message_bytes,
@@ -171,6 +190,13 @@ class Store:
             sequences[target] = (sequence + len(records)) & SEQUENCE_MASK
         commit.outbox += outbox
         commit.sequences |= sequences
+
+    def _first_sequence(self, topic: TopicInfo, partition: int) -> int:
+        """0, unless the log remembers this producer there, although the state does not."""
+        last = self._log.partition(topic, partition).last_sequence(self.producer_id)
+        if last is not None:
+            raise self._behind(topic, partition, 0, last)
+        return 0
 
     def commit(self, commit: Commit) -> list[int]:
         """Make *commit* true; the offsets of its batches. Returns when all of it is durable.
@@ -192,8 +218,14 @@ class Store:
         self.database.write(changes)
         self._sequences |= commit.sequences
         self.database.sync()
-        appended = [self._append(*target) for target in commit.outbox]
-        offsets = [done.result() for done in appended]
+        try:
+            appended = [self._append(*target) for target in commit.outbox]
+            offsets = [done.result() for done in appended]
+        except (Error, OSError) as error:
+            raise StateFailed(
+                f"a commit to {self.path} is written, but what it sends could not be appended: {error}; "
+                "it will be at the next start"
+            ) from error
         if numbers:
             self.database.write([(rows.outbox_key(number), None) for number in numbers])
         return offsets
