@@ -72,7 +72,7 @@ async def work(data: Path, points: Points, rounds: int) -> None:
                 ack = app.topics["numbers"].send(number)
             await ack
             while not worker.idle:  # noqa: ASYNC110  # see Worker
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
 
 
 def work_again(data: Path) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import copy
 import random
 import re
-from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime, timedelta
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from framework import Stream, Table
 from framework.errors import StaleTask
 from framework.log.errors import RecordTooLarge
+from framework.state.database import Database
 from framework.worker import Worker
 
 if TYPE_CHECKING:
@@ -263,65 +266,68 @@ async def test_a_flood_is_committed_in_parts_between_records(shop: Shop, monkeyp
     assert shop.dead(app, "forward") == []
 
 
-# Sending.
+# While a commit is written.
 
 
-async def test_what_an_agent_sends_has_the_timestamp_of_its_record_unless_it_says(shop: Shop) -> None:
-    app = shop.app()
-    numbers, out = app.topic("numbers", int), app.topic("out", int)
-    then, other = datetime(2020, 1, 2, tzinfo=UTC), datetime(2021, 1, 2, tzinfo=UTC)
+class HeldDatabase(Database):
+    """A database whose writes wait while they are held."""
 
-    @app.agent(numbers)
-    async def forward(stream: Stream[int]) -> None:
-        async for number in stream:
-            out.send(number)
-            out.send(number, timestamp=other)
+    def __init__(self, path: Path) -> None:
+        """Nothing is held."""
+        super().__init__(path)
+        self.free, self.writing = threading.Event(), threading.Event()
+        self.free.set()
 
-    async with app:
-        for day in range(3):
-            numbers.send(day, timestamp=then + timedelta(days=day))
-    await shop.run(app)
-    with app.opened():
-        stamps = [record.timestamp for record in out.read().records()]
-    assert stamps == [stamp for day in range(3) for stamp in (then + timedelta(days=day), other)]
+    def write(self, changes: Sequence[Change]) -> None:
+        """Write, once it is free to."""
+        self.writing.set()
+        self.free.wait(10)
+        super().write(changes)
 
 
-async def test_what_an_agent_sends_is_acknowledged_at_once_and_has_no_offset_yet(shop: Shop) -> None:
-    app, acks = shop.app(), list[Any]()
-    numbers, out = app.topic("numbers", int), app.topic("out", int)
-
-    @app.agent(numbers)
-    async def forward(number: int) -> None:
-        ack = out.send(number)
-        acks.append((ack.done, await ack, ack.result(timedelta(0)), await out.send_many([1, 2])))
-
-    shop.send(numbers, [7])
-    await shop.run(app)
-    [(done, awaited, result, many)] = acks
-    assert done
-    assert awaited == result == many
-    assert (result.topic, result.partition, result.offset) == ("out", 0, None)
-    assert shop.values(out) == [7, 1, 2]
-
-
-async def test_what_an_agent_sends_without_a_key_stays_in_its_partition(shop: Shop) -> None:
-    """So that an input and its outputs keep their order; modulo, where the target has fewer partitions."""
-    app = shop.app(partitions=4)
-    numbers, same, fewer = app.topic("numbers", int), app.topic("same", int), app.topic("fewer", int, partitions=3)
+@pytest.mark.parametrize("cache_rows", [1, 100_000], ids=["small cache", "large cache"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_agent_goes_on_while_its_commit_is_written(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, *, fails: bool, cache_rows: int
+) -> None:
+    """It sees what is in the commit and not in the store yet; the row it holds is its own when the write is done."""
+    monkeypatch.setattr("framework.view.CACHE_ROWS", cache_rows)
+    app, seen = shop.app(), list[Any]()
+    numbers = app.topic("numbers", int)
+    lists: Table[list[int]] = app.table("lists", list)
+    worker = Worker(app, open_database=HeldDatabase)
 
     @app.agent(numbers)
-    async def forward(number: int) -> None:
-        same.send(number)
-        fewer.send(number)
+    async def fold(number: int) -> None:
+        if number == 0:
+            lists["kept"], lists["deleted"], lists["later"] = [0], [0], [0]
+        elif number == 1:
+            lists["kept"].append(1)
+            del lists["deleted"]
+            lists["new"] = [1]
+        else:
+            seen.append([copy.deepcopy(dict(lists)), [key in lists for key in ("kept", "deleted", "later", "new")]])
+            lists["kept"].append(2)
+            database.free.set()
+            await shop.until(lambda: not worker._commits[store].busy)
+            lists["deleted"].append(2)
+            if fails and len(seen) == 1:
+                raise ValueError
 
-    shop.send(numbers, range(40))
-    await shop.run(app)
-    with app.opened():
-        come = {record.value: record.partition for record in numbers.read().records()}
-        assert {record.value: record.partition for record in same.read().records()} == come
-        gone = {record.value: record.partition for record in fewer.read().records()}
-    assert gone == {value: partition % 3 for value, partition in come.items()}
-    assert set(come.values()) == {0, 1, 2, 3}
+    async with worker.running():
+        [store] = worker._commits
+        database: Any = store.database
+        await numbers.send(0)
+        await shop.until(lambda: worker.tasks[0].committed == 1 and worker.idle)
+        database.writing.clear()
+        database.free.clear()
+        await numbers.send(1)
+        await shop.until(database.writing.is_set)
+        await numbers.send(2)
+        await shop.until(lambda: worker.tasks[0].committed == 3 and worker.idle)
+    rows = {"kept": [0, 1], "later": [0], "new": [1]}
+    assert seen == [[rows, [True, False, True, True]]] * (2 if fails else 1)
+    assert shop.rows(lists) == {**rows, "kept": [0, 1, 2], "deleted": [2]}
 
 
 # Random sequences.

@@ -102,10 +102,10 @@ def test_a_full_buffer_makes_send_wait(shop: Shop) -> None:
         thread = threading.Thread(target=fill)
         thread.start()
         thread.join(0.1)
-        assert thread.is_alive()
-        assert 8 <= len(acks) <= 11
+        sent = len(acks)
         log.free.set()
         thread.join(10)
+        assert 8 <= sent <= 11
         assert len(acks) == 100
         producer.close()
         assert all(ack.done for ack in acks)

@@ -1,9 +1,9 @@
-"""Records: what they carry besides their value, and that their identity is stable."""
+"""Records: what they carry besides their value, that their identity is stable, and what those of agents are given."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -116,3 +116,64 @@ async def test_a_record_may_have_happened_before_1970(shop: Shop) -> None:
         [record] = texts.read().records()
         assert record.timestamp == when
         assert list(texts.read(start=datetime(1960, 1, 1, tzinfo=UTC))) == ["a"]
+
+
+# Sent by agents.
+
+
+async def test_what_an_agent_sends_has_the_timestamp_of_its_record_unless_it_says(shop: Shop) -> None:
+    app = shop.app()
+    numbers, out = app.topic("numbers", int), app.topic("out", int)
+    then, other = datetime(2020, 1, 2, tzinfo=UTC), datetime(2021, 1, 2, tzinfo=UTC)
+
+    @app.agent(numbers)
+    async def forward(stream: Stream[int]) -> None:
+        async for number in stream:
+            out.send(number)
+            out.send(number, timestamp=other)
+
+    async with app:
+        for day in range(3):
+            numbers.send(day, timestamp=then + timedelta(days=day))
+    await shop.run(app)
+    with app.opened():
+        stamps = [record.timestamp for record in out.read().records()]
+    assert stamps == [stamp for day in range(3) for stamp in (then + timedelta(days=day), other)]
+
+
+async def test_what_an_agent_sends_is_acknowledged_at_once_and_has_no_offset_yet(shop: Shop) -> None:
+    app, acks = shop.app(), list[Any]()
+    numbers, out = app.topic("numbers", int), app.topic("out", int)
+
+    @app.agent(numbers)
+    async def forward(number: int) -> None:
+        ack = out.send(number)
+        acks.append((ack.done, await ack, ack.result(timedelta(0)), await out.send_many([1, 2])))
+
+    shop.send(numbers, [7])
+    await shop.run(app)
+    [(done, awaited, result, many)] = acks
+    assert done
+    assert awaited == result == many
+    assert (result.topic, result.partition, result.offset) == ("out", 0, None)
+    assert shop.values(out) == [7, 1, 2]
+
+
+async def test_what_an_agent_sends_without_a_key_stays_in_its_partition(shop: Shop) -> None:
+    """So that an input and its outputs keep their order; modulo, where the target has fewer partitions."""
+    app = shop.app(partitions=4)
+    numbers, same, fewer = app.topic("numbers", int), app.topic("same", int), app.topic("fewer", int, partitions=3)
+
+    @app.agent(numbers)
+    async def forward(number: int) -> None:
+        same.send(number)
+        fewer.send(number)
+
+    shop.send(numbers, range(40))
+    await shop.run(app)
+    with app.opened():
+        come = {record.value: record.partition for record in numbers.read().records()}
+        assert {record.value: record.partition for record in same.read().records()} == come
+        gone = {record.value: record.partition for record in fewer.read().records()}
+    assert gone == {value: partition % 3 for value, partition in come.items()}
+    assert set(come.values()) == {0, 1, 2, 3}

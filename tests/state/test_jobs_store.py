@@ -275,6 +275,23 @@ def test_a_handler_that_fails_leaves_the_store_as_it_was(start: Any) -> None:
     assert list(app.topic("out", int).read()) == [0, 1, 2, 3, 4]
 
 
+def test_a_handler_that_returns_inside_its_last_chunk_has_done_all_records(start: Any) -> None:
+    """It has seen every one of them, and its row says so."""
+    app, runner = start()
+    append(app.log, app.log.create_topic("numbers", 1), range(6))
+
+    def hasty(batch: Batch[int]) -> None:
+        for chunk in batch.chunks(3):
+            app.topic("out", int).send_many(chunk)
+            if chunk.number == 1:
+                return
+
+    job = app.job(app.topic("numbers", int), schedule="@daily")(hasty)
+    row = asyncio.run(runner.run(job, datetime.now(UTC), trigger="manual"))
+    assert list(app.topic("out", int).read()) == [0, 1, 2, 3, 4, 5]
+    assert (row.state, row.plan, row.records, row.chunk) == ("succeeded", [[0, 0, 6, 6]], 6, 2)
+
+
 def test_a_dead_letter_has_room_for_the_largest_record(start: Any) -> None:
     """Headers with the reason come on top of it; refused, it would fail this run and every one behind it."""
     app, runner = start()

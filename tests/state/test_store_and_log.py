@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from framework import App, Stream
 from framework.log import Files, Log, TopicInfo, TopicSettings
 from framework.log.errors import Damaged, NewerFormat, OffsetOutOfRange
 from framework.log.manifest import Manifest
@@ -19,6 +21,7 @@ from framework.state import rows
 from framework.state.database import Database
 from framework.state.errors import StateAhead, StateBehind
 from framework.state.store import Commit, Store
+from framework.worker import Worker
 from tests.state.conftest import Crash, CrashingDatabase, numbered, numbers_in
 
 BIT_62, BIT_63 = 1 << 62, 1 << 63
@@ -135,6 +138,35 @@ def test_a_state_restored_from_before_its_very_first_output_swallows_nothing(
     put_back(tmp_path / "backup", data / "state")
     with pytest.raises(StateBehind, match="is older than the log: out-0 holds its sequence 2"):
         send(open_store(log), out, 4)
+
+
+async def test_a_worker_whose_state_is_from_before_its_first_output_stops_and_buries_nothing(
+    data: Path, tmp_path: Path
+) -> None:
+    """No record is to blame: tried again and taken for a dead letter, all input would end there."""
+
+    def app() -> App:
+        app = App("shop", data=data)
+        numbers, doubled = app.topic("numbers", int), app.topic("doubled", int)
+
+        @app.agent(numbers)
+        async def double(stream: Stream[int]) -> None:
+            async for number in stream:
+                doubled.send(2 * number)
+
+        return app
+
+    await Worker(app()).run(until_idle=True)
+    shutil.copytree(data / "state", tmp_path / "backup")
+    with (first := app()).opened():
+        first.topics["numbers"].send(1)
+    await Worker(first).run(until_idle=True)
+    put_back(tmp_path / "backup", data / "state")
+    async with asyncio.timeout(60):
+        with pytest.raises(StateBehind, match="is older than the log: doubled-0 holds its sequence 0"):
+            await Worker(app()).run(until_idle=True)
+    with Log(data) as log:
+        assert "shop.double.dead-letter" not in log.topics()
 
 
 def test_an_outbox_that_is_not_yet_in_the_log_is_no_older_state(log: Log, out: TopicInfo, open_store: Any) -> None:
