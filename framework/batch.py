@@ -48,6 +48,7 @@ class Batch(Generic[V, K]):
     def __init__(self, cursor: Cursor, topic: Topic[V, K], *, run: Run | None = None) -> None:
         """Made by the framework."""
         self.run, self.number, self.begun = run, 0, False
+        self.open_records = 0
         self._cursor, self._topic = cursor, topic
         self._records: Sequence[tuple[Partition, StoredRecord]] | None = None
         self._on_chunk: Callable[[Cursor, int], None] | None = None
@@ -86,7 +87,9 @@ class Batch(Generic[V, K]):
         while taken := self._take(cursor, records, number - self.number):
             chunk: Batch[V, K] = Batch(cursor, self._topic, run=self.run)
             chunk._records, chunk.number = taken, number
+            self.open_records = len(taken)
             yield chunk
+            self.open_records = 0
             number += 1
             if self._on_chunk is not None:
                 self._on_chunk(cursor, len(taken))

@@ -16,7 +16,7 @@ from framework.errors import DecodeError, JobFailed, StaleTask
 from framework.job import Job, RunRow, run_id
 from framework.log import Partition, StoredRecord
 from framework.state import rows
-from framework.state.errors import StateFailed
+from framework.state.errors import StateBehind, StateFailed
 from framework.state.store import Commit, Store
 
 IDLE_POLL_S = 30.0
@@ -141,7 +141,7 @@ class JobRunner:
                 await execution.call_async()
             else:
                 await asyncio.to_thread(execution.call)
-        except StateFailed:
+        except (StateFailed, StateBehind):
             raise  # Not the handler's fault; the next worker resumes the run.
         except Exception as error:  # the one place where a job's errors are supervised
             row.state, row.error, row.ended = "failed", describe(error), self._now().timestamp()
@@ -201,7 +201,10 @@ class Execution:
         """The handler has returned: the run is done, unless chunks were left."""
         if self._batch.begun and any(part.start < part.end for part in self._cursor.ranges):
             raise JobFailed(f"the handler of {self._job.name!r} returned before its last chunk")
-        if not self._batch.begun:
+        if self._batch.begun:
+            self._row.chunk += bool(self._batch.open_records)
+            self._row.records += self._batch.open_records  # Of its last chunk, in which it returned.
+        else:
             self._row.records = self._cursor.copy().count()
         for part in self._cursor.ranges:
             part.start = part.end

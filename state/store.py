@@ -169,16 +169,13 @@ class Store:
 
         Raises:
             RecordTooLarge: One record is; nothing was added.
-            StateBehind: The log holds what this producer sent, and the state does not know.
         """
         outbox: list[tuple[str, int, bytearray]] = []
         sequences: dict[tuple[str, int], int] = {}
         for (topic, partition), records in sent.items():
             self._topics[topic.id] = topic
             target = (topic.id, partition)
-            sequence = commit.sequences.get(target, self._sequences.get(target, -1))
-            if sequence < 0:
-                sequence = self._first_sequence(topic, partition)
+            sequence = commit.sequences.get(target, self._sequences.get(target, 0))
             batches = encode(
                 records,
                 max_batch_bytes=topic.settings.max_message_bytes,
@@ -191,23 +188,26 @@ class Store:
         commit.outbox += outbox
         commit.sequences |= sequences
 
-    def _first_sequence(self, topic: TopicInfo, partition: int) -> int:
-        """0, unless the log remembers this producer there, although the state does not."""
-        last = self._log.partition(topic, partition).last_sequence(self.producer_id)
-        if last is not None:
-            raise self._behind(topic, partition, 0, last)
-        return 0
+    def _check_new_targets(self, commit: Commit) -> None:
+        """Here and not in `send`, because it is no fault of the record that is sent: the worker has to stop."""
+        for topic_id, partition in commit.sequences.keys() - self._sequences.keys():
+            topic = self._topics[topic_id]
+            last = self._log.partition(topic, partition).last_sequence(self.producer_id)
+            if last is not None:
+                raise self._behind(topic, partition, 0, last)
 
     def commit(self, commit: Commit) -> list[int]:
         """Make *commit* true; the offsets of its batches. Returns when all of it is durable.
 
         Raises:
             StateFailed: It is not committed, or its outbox not appended; close the store and open it anew.
+            StateBehind: The log holds what this producer sent, and the state does not know.
         """
         with self.lock:
             return self._commit(commit)
 
     def _commit(self, commit: Commit) -> list[int]:
+        self._check_new_targets(commit)
         numbers = range(self._next_number, self._next_number + len(commit.outbox))
         self._next_number = numbers.stop
         changes = list(commit.changes)
@@ -237,6 +237,7 @@ class Store:
         return self._log.append(self._log.partition(info, partition), [batch])
 
     def close(self) -> None:
-        """Sync and close the database."""
-        self.database.sync()
-        self.database.close()
+        """Sync and close the database, when the commit under way is finished."""
+        with self.lock:
+            self.database.sync()
+            self.database.close()

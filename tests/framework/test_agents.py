@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import BaseModel
 
-from framework import App, Record, Stream
+from framework import App, Record, Stream, Table
 from framework.errors import DeclarationError
 from framework.log.errors import InvalidName
 
@@ -348,3 +348,26 @@ async def test_an_agent_may_send_before_its_first_record(shop: Shop) -> None:
     shop.send(numbers, [1])
     await shop.run(app)
     assert shop.values(out) == ["ready", "1"]
+
+
+async def test_the_keys_that_are_asked_for_are_not_all_remembered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the rows are an agent's own or another's, and whether they are there: memory has a limit."""
+    monkeypatch.setattr("framework.view.CACHE_ROWS", 10)
+    app = shop.app()
+    numbers, mine = app.topic("numbers", int), app.table("mine", int)
+    other: Table[list[int]] = app.table("other", list)
+
+    @app.agent(app.topic("names", str))
+    def own(name: str) -> None:
+        other[name].append(1)
+
+    @app.agent(numbers)
+    async def ask(number: int) -> None:
+        assert (f"k{number}" in mine, list(other[f"k{number}"])) == (False, [])
+
+    shop.send(app.topics["names"], ["a"])
+    await shop.run(app)
+    shop.send(numbers, range(3000))
+    worker = await shop.run(app)
+    views = next(task for task in worker.tasks if task.agent is app.agents["ask"]).effects.views
+    assert all(len(view._rows) < 1000 for view in views.values())

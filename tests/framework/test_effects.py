@@ -18,6 +18,7 @@ from framework import Stream, Table
 from framework.errors import StaleTask
 from framework.log.errors import RecordTooLarge
 from framework.state.database import Database
+from framework.state.rows import Change
 from framework.worker import Worker
 
 if TYPE_CHECKING:
