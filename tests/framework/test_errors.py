@@ -24,6 +24,7 @@ class Refused(Exception):
 # The fold.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["loop", "call"])
 @pytest.mark.parametrize("partitions", [1, 5])
 async def test_every_tenth_record_dead_lettered_leaves_the_fold_of_the_others(

@@ -189,6 +189,42 @@ async def test_a_dead_letter_in_an_unfinished_list_is_not_doubled_by_a_restart(s
     assert [letter.value for letter in shop.dead(app, "collect")] == [b"?"]
 
 
+@pytest.mark.parametrize("operate", [lambda s: s, lambda s: s.map(int)], ids=["plain", "mapped"])
+async def test_a_list_is_committed_while_the_next_one_waits_for_more(shop: Shop, operate: Operate) -> None:
+    """However long it waits: what is done is seen."""
+    app, numbers, lists = take_into(shop, 2, LATE, operate)
+    async with app.worker():
+        for number in range(5):
+            numbers.send(number)
+        await shop.until(lambda: list(lists.read()) == [[0, 1], [2, 3]])
+
+
+async def test_what_operators_do_is_committed_with_the_lists_of_their_records(shop: Shop) -> None:
+    """A restart in the middle of a list takes its records again, and with them what was done for them."""
+    for last in range(10):
+        app = shop.app()
+        numbers, lists, sums = app.topic("numbers", int), app.topic("lists", list), app.table("sums", int)
+
+        def count(number: int) -> int:
+            sums["all"] += 1  # noqa: B023
+            return number
+
+        @app.agent(numbers)
+        async def collect(stream: Stream[int]) -> None:
+            async for taken in stream.map(count).take(3, LATE):
+                lists.send(taken)  # noqa: B023
+
+        worker = Worker(app)
+        async with worker.running():
+            await numbers.send(last)
+            await shop.until(lambda: worker.tasks[0].fetch.offset == last + 1)  # noqa: B023
+            await shop.commit(worker)
+        done = len(shop.values(lists))
+        assert done <= (last + 1) // 3
+        assert shop.rows(sums) == ({"all": 3 * done} if done else {})
+    assert shop.values(lists) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
 async def test_an_undecodable_record_inside_a_list_leaves_the_others(shop: Shop) -> None:
     app, numbers, lists = take_into(shop, 3, SOON)
     for value in (b"0", b"?", b"1", b"2", b"?", b"3"):
