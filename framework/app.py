@@ -75,6 +75,7 @@ class App:
         self._producer: Producer | None = None
         self._view: StateView | None = None
         self._infos: dict[str, TopicInfo] = {}
+        self._infos_version = -1
         self._exits: list[AsyncExitStack] = []
         self._living = False
 
@@ -331,10 +332,13 @@ class App:
             TopicExists: It is there with another number of partitions.
             UnknownTopic: It is not there, and *create* is false.
         """
+        log = self.log
+        version = log.catalogue_version
+        if version != self._infos_version:
+            self._infos, self._infos_version = {}, version
         info = self._infos.get(topic.name)
         if info is not None:
             return info
-        log = self.log
         try:
             info = log.topic(topic.name)
         except UnknownTopic:

@@ -6,7 +6,6 @@ import asyncio
 from concurrent.futures import Executor
 from typing import Protocol
 
-from framework.effects import Effects
 from framework.state.store import Commit, Store
 
 COMMIT_INTERVAL_S = 0.1
@@ -18,8 +17,6 @@ MAX_COMMIT_SHARE = 0.05
 class Contributor(Protocol):
     """What takes part in commits: a task."""
 
-    effects: Effects
-
     @property
     def committable(self) -> bool:
         """Whether it stands where a commit can be made."""
@@ -30,6 +27,9 @@ class Contributor(Protocol):
 
     def contribute(self, commit: Commit) -> None:
         """Put offset and effects into *commit*."""
+
+    def settled(self) -> None:
+        """What was contributed last is committed."""
 
     def commit_soon(self) -> None:
         """Come to a record boundary, and ask for a commit there."""
@@ -103,7 +103,7 @@ class CommitLoop:
                 self.busy = False
             self.commits += 1
         for task in tasks:
-            task.effects.settled()
+            task.settled()
         self._last_s = loop.time() - started
 
     async def tick(self) -> None:

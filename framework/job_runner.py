@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +38,15 @@ class JobRunner:
         """The runs of *job*, oldest first."""
         found = [RunRow.load(value) for _, value in self._store.database.scan(rows.run_prefix(job.name))]
         return sorted(found, key=lambda row: (row.nominal, row.started))
+
+    def positions(self) -> Iterator[tuple[Partition, int]]:
+        """Up to where each job has read each partition of its topic."""
+        for job in self._app.jobs.values():
+            info = self._app.topic_info(job.source)
+            for number in range(info.partitions):
+                partition = self._app.log.partition(info, number)
+                committed = self._store.offset(job.name, info, number)
+                yield partition, partition.log_start if committed is None else committed
 
     # Scheduling.
 

@@ -61,7 +61,7 @@ class Task:
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
         self._is_new, self._now_ms = is_new, now_ms
         self._wire(self.effects)
-        self.offset = self.committed = fetch.offset
+        self.offset = self.committed = self.durable = fetch.offset
         self.handled = self._uncounted = 0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self._due = False
@@ -305,6 +305,11 @@ class Task:
         self.committed, self._due, self._is_new = self.offset, False, False
         self._attempts = {offset: count for offset, count in self._attempts.items() if offset >= self.offset}
         self.handled, self._uncounted = self.handled + self._uncounted, 0
+
+    def settled(self) -> None:
+        """What was contributed last is committed."""
+        self.effects.settled()
+        self.durable = self.committed
 
     def _wire(self, effects: Effects) -> None:
         effects.now_ms = self._timestamp_in_hand

@@ -17,8 +17,9 @@ from framework.commit import CommitLoop
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
 from framework.job_runner import JobRunner
-from framework.log import Log, Random
+from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
+from framework.log.errors import Error
 from framework.state.database import Database
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
@@ -27,6 +28,8 @@ from framework.task import Task
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
 DANGLING_POLL_S = 0.05
+HOLD_INTERVAL_S = 1.0
+RETENTION_INTERVAL_S = 60.0
 logger = logging.getLogger("framework.worker")
 
 
@@ -148,6 +151,7 @@ class Worker:
         exits.callback(doorbell.close)
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
+        services += [self._hold(), self._retain(log)]
         if self._jobs is not None:
             services += [self._jobs.serve(job) for job in self.app.jobs.values()]
         return services
@@ -185,6 +189,27 @@ class Worker:
                     self._dangling[partition.slot] = end
                     if seen.get(partition.slot) == end:
                         log.sync(partition)
+
+    async def _hold(self) -> None:
+        """Let retention wait for what agents and jobs have not read."""
+        while True:
+            holds: dict[Partition, int] = {}
+            for task in self.tasks:
+                holds[task.fetch.partition] = min(holds.get(task.fetch.partition, task.durable), task.durable)
+            for partition, offset in self._jobs.positions() if self._jobs is not None else ():
+                holds[partition] = min(holds.get(partition, offset), offset)
+            for partition, offset in holds.items():
+                partition.set_hold(offset)
+            await asyncio.sleep(HOLD_INTERVAL_S)
+
+    async def _retain(self, log: Log) -> None:
+        """Remove what retention does not keep, also of topics to which nothing is appended any more."""
+        while True:
+            await asyncio.sleep(RETENTION_INTERVAL_S)
+            try:
+                await asyncio.to_thread(log.retain)
+            except (Error, OSError) as error:
+                logger.warning("retention: %s", error)
 
     # Ending.
 

@@ -6,12 +6,13 @@ process rereads it when it must and only then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from framework.log.codec import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Headers
 from framework.log.document import read_document, write_document
-from framework.log.errors import RecordTooLarge, TopicExists, UnknownTopic
+from framework.log.errors import InvalidSetting, RecordTooLarge, TopicExists, UnknownTopic
 from framework.log.files import Files
 from framework.log.settings import TopicSettings, check_partitions, check_topic_name
 from framework.log.shared import CATALOGUE_LOCK, IN_USE, Shared
@@ -58,13 +59,20 @@ class Catalogue:
         self._path, self._shared, self._files = directory / "catalogue", shared, files
         self._seen = -1
         self._topics: dict[str, TopicInfo] = {}
+        self._by_id: dict[str, TopicInfo] = {}
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic by name."""
         version = self._shared.catalogue_version
         if version != self._seen:
-            self._topics, self._seen = self._read(), version
+            self._topics, _ = self._read()
+            self._by_id, self._seen = {info.id: info for info in self._topics.values()}, version
         return self._topics
+
+    def by_id(self, topic_id: str) -> TopicInfo | None:
+        """The topic with this id, None if it was deleted."""
+        self.topics()
+        return self._by_id.get(topic_id)
 
     def topic(self, name: str) -> TopicInfo:
         """The topic *name*.
@@ -72,10 +80,7 @@ class Catalogue:
         Raises:
             UnknownTopic: There is none.
         """
-        info = self.topics().get(name)
-        if info is None:
-            raise UnknownTopic(f"there is no topic {name!r} in {self._path.parent}")
-        return info
+        return self._known(self.topics(), name)
 
     def create(self, name: str, partitions: int, settings: TopicSettings, topic_id: str) -> TopicInfo:
         """Add a topic.
@@ -87,32 +92,81 @@ class Catalogue:
         check_topic_name(name)
         check_partitions(partitions)
         with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
-            topics = dict(self._read())
+            topics, next_slot = self._read()
             if name in topics:
                 count = topics[name].partitions
                 raise TopicExists(f"topic {name!r} exists, with {count} partition{'s' * (count > 1)}")
-            first = 1 + max((slot for info in topics.values() for slot in info.slots), default=-1)
-            info = TopicInfo(name, topic_id, settings, tuple(range(first, first + partitions)))
-            self._shared.grow(first + partitions)
-            for slot in info.slots:
-                self._shared.set_flags(slot, IN_USE)
-            topics[name] = info
-            rows = [
-                {"name": t.name, "id": t.id, "slots": t.slots, "config": t.settings.as_config()}
-                for t in topics.values()
-            ]
-            write_document(self._files, self._path, "catalogue", VERSION, {"topics": rows})
-            self._shared.bump_catalogue()
+            slots = self._take_slots(next_slot, partitions)
+            topics[name] = TopicInfo(name, topic_id, settings, slots)
+            self._write(topics, next_slot + partitions)
+        return topics[name]
+
+    def alter(self, name: str, settings: TopicSettings, partitions: int) -> TopicInfo:
+        """Give a topic other settings, and as many partitions or more.
+
+        Raises:
+            UnknownTopic: There is none of this name.
+            InvalidSetting: It has more partitions than *partitions*.
+        """
+        check_partitions(partitions)
+        with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
+            topics, next_slot = self._read()
+            info = self._known(topics, name)
+            more = partitions - info.partitions
+            if more < 0:
+                raise InvalidSetting(
+                    f"topic {name!r} has {info.partitions} partitions and cannot have {partitions}: the records of the "
+                    "others would be lost. Send them to a new topic instead"
+                )
+            slots = info.slots + self._take_slots(next_slot, more)
+            topics[name] = replace(info, settings=settings, slots=slots)
+            self._write(topics, next_slot + more)
+        return topics[name]
+
+    def remove(self, name: str, close: Callable[[TopicInfo], None]) -> TopicInfo:
+        """Forget a topic, after *close* has been called with it.
+
+        Raises:
+            UnknownTopic: There is none of this name.
+        """
+        with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
+            topics, next_slot = self._read()
+            info = self._known(topics, name)
+            close(info)
+            del topics[name]
+            self._write(topics, next_slot)
         return info
 
-    def _read(self) -> dict[str, TopicInfo]:
+    def _known(self, topics: dict[str, TopicInfo], name: str) -> TopicInfo:
+        if name not in topics:
+            raise UnknownTopic(f"there is no topic {name!r} in {self._path.parent}")
+        return topics[name]
+
+    def _take_slots(self, first: int, count: int) -> tuple[int, ...]:
+        """Slots are never used again: a process that still has a deleted topic open knows its slots."""
+        self._shared.grow(first + count)
+        slots = tuple(range(first, first + count))
+        for slot in slots:
+            self._shared.set_flags(slot, IN_USE)
+        return slots
+
+    def _write(self, topics: dict[str, TopicInfo], next_slot: int) -> None:
+        rows = [
+            {"name": t.name, "id": t.id, "slots": t.slots, "config": t.settings.as_config()} for t in topics.values()
+        ]
+        write_document(self._files, self._path, "catalogue", VERSION, {"next_slot": next_slot, "topics": rows})
+        self._shared.bump_catalogue()
+
+    def _read(self) -> tuple[dict[str, TopicInfo], int]:
+        """The topics, and the first slot that none of them ever had."""
         try:
             body = read_document(self._path, "catalogue", VERSION)
         except FileNotFoundError:
-            return {}
-        return {
+            return {}, 0
+        topics = {
             row["name"]: TopicInfo(
                 row["name"], row["id"], TopicSettings.from_config(row["config"]), tuple(row["slots"])
             )
             for row in body["topics"]
         }
+        return topics, body["next_slot"]

@@ -6,6 +6,7 @@ any timer. Encoding happens before, in the caller's thread: between lock and unl
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from framework.log.shared import Mark
 
 MAX_PARALLEL_SYNCS = 4
 MAX_GROUP_BYTES = 16 << 20
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -115,6 +117,10 @@ class Committer:
             else:
                 for append, answer in good:
                     append.done.set_result(answer)
+        for partition in group:
+            if partition.rolled:
+                partition.rolled = False
+                _retain(partition)
 
     def _sync(self, partitions: list[Partition]) -> list[Mark | Error | OSError]:
         if len(partitions) < 2:
@@ -129,6 +135,13 @@ def _sync_one(partition: Partition) -> Mark | Error | OSError:
         return partition.sync()
     except (Error, OSError) as error:
         return error
+
+
+def _retain(partition: Partition) -> None:
+    try:
+        partition.retain()
+    except (Error, OSError) as error:
+        logger.warning("retention of %s: %s", partition.name, error)
 
 
 def _fail(appends: list[Append], error: BaseException) -> None:

@@ -26,7 +26,7 @@ from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
 from framework.log.recovery import rebuild_partition, recover_partition
 from framework.log.settings import TopicSettings
-from framework.log.shared import FAILED, LOCK_TIMEOUT_S, close_shared, open_shared
+from framework.log.shared import FAILED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
 
 
 class Log:
@@ -55,7 +55,7 @@ class Log:
         boot_id = _boot_id()
         self.shared, first = open_shared(self.path / "shared", self.files, boot_id)
         self._catalogue = Catalogue(self.path, self.shared, self.files)
-        self._place = Place(self.path, self.shared, self.files, self.clock)
+        self._place = Place(self.path, self.shared, self.files, self.clock, self._catalogue)
         self._committer = Committer(f"framework-log-{self.path.name}")
         self._closed = False
         try:
@@ -99,6 +99,49 @@ class Log:
         self._check_open()
         topic_id = uuid.UUID(bytes=self._random.token(16), version=4).hex
         return self._catalogue.create(name, partitions, settings or TopicSettings(), topic_id)
+
+    def alter_topic(self, name: str, settings: TopicSettings | None = None, partitions: int | None = None) -> TopicInfo:
+        """Give a topic other settings, more partitions, or both; in force in all processes with their next append.
+
+        Keys move when partitions are added: what reads the topic by key has to expect that.
+
+        Raises:
+            UnknownTopic: There is none of this name.
+            InvalidSetting: It has more partitions than *partitions*.
+        """
+        info = self.topic(name)
+        return self._catalogue.alter(name, settings or info.settings, partitions or info.partitions)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and its records; appends and reads by any process fail from now on.
+
+        Raises:
+            UnknownTopic: There is none of this name.
+        """
+        self._check_open()
+
+        def close(info: TopicInfo) -> None:
+            for number in range(info.partitions):
+                self.partition(info, number).mark_deleted()
+
+        info = self._catalogue.remove(name, close)
+        self._remove_directory(self.path / "topics" / info.id)
+
+    def retain(self) -> None:
+        """Remove what retention does not keep, in every topic; one process at a time, others return at once."""
+        if self.shared.try_own(RETENTION_LOCK) is not None:
+            return
+        try:
+            for topic in self.topics().values():
+                for number in range(topic.partitions):
+                    self.partition(topic, number).retain()
+        finally:
+            self.shared.disown(RETENTION_LOCK)
+
+    @property
+    def catalogue_version(self) -> int:
+        """Changes whenever a topic is made, altered or deleted."""
+        return self.shared.catalogue_version
 
     def partition(self, topic: TopicInfo, number: int) -> Partition:
         """One partition of *topic*.
@@ -176,6 +219,7 @@ class Log:
                     partition = self.partition(topic, number)
                     recover_partition(partition.directory, topic, number, self.shared, self.files)
             self.shared.adopt(boot_id)
+            self._remove_deleted()
         elif self.shared.alone:
             self._rebuild_failed()
         self.shared.opened()
@@ -184,6 +228,24 @@ class Log:
                 # Its writer may have been killed between write and sync.
                 if self.shared.written_offset(slot) > self.shared.durable_offset(slot):
                     self.sync(self.partition(topic, number))
+
+    def _remove_deleted(self) -> None:
+        """Finish deletions that were interrupted."""
+        known = {info.id for info in self._catalogue.topics().values()}
+        for path in (self.path / "topics").glob("*"):
+            if path.name not in known:
+                self._remove_directory(path)
+
+    def _remove_directory(self, path: Path) -> None:
+        if not path.is_dir():
+            return
+        for child in sorted(path.rglob("*"), reverse=True):
+            if child.is_dir():
+                child.rmdir()
+            else:
+                self.files.unlink(child)
+        path.rmdir()
+        self.files.sync_directory(path.parent)
 
     def _rebuild_failed(self) -> None:
         for topic in self._catalogue.topics().values():

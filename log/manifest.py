@@ -60,6 +60,12 @@ class Manifest:
             segments=(*self.segments[:-1], closed, begun),
         )
 
+    def started_at(self, log_start: int) -> Manifest:
+        """Without what is below *log_start*: whole closed segments only."""
+        bases = [row.base_offset for row in self.segments[1:]]
+        gone = sum(base <= log_start for base in bases)
+        return replace(self, log_start=log_start, segments=self.segments[gone:])
+
     def write(self, files: Files, directory: Path) -> None:
         """Replace the partition's manifest, durably."""
         rows = [{"base": s.base_offset, "generation": s.generation, "size": s.size_bytes} for s in self.segments]

@@ -6,20 +6,22 @@ shared file and starts from the `written` mark, so it does not matter which proc
 
 from __future__ import annotations
 
-import os
-from bisect import bisect_right
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from framework.log.catalogue import TopicInfo
+from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock
-from framework.log.errors import Damaged, OffsetOutOfRange, OutOfOrderSequence, PartitionFailed
+from framework.log.errors import Damaged, OffsetOutOfRange, OutOfOrderSequence, PartitionFailed, UnknownTopic
 from framework.log.files import Files
 from framework.log.header import Header, read_header, set_base_offset
 from framework.log.manifest import Manifest
 from framework.log.producers import Producers
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment
-from framework.log.shared import FAILED, PARTITION_LOCK, Mark, Shared
+from framework.log.retention import ClosedSegment, segments_to_remove
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, first_second
+from framework.log.segments import Segments
+from framework.log.shared import DELETED, FAILED, PARTITION_LOCK, Mark, Shared
 
 Placed = tuple[bytearray, int, int, int]
 """A batch to write, its base offset, position in the file, and largest timestamp."""
@@ -33,6 +35,7 @@ class Place:
     shared: Shared
     files: Files
     clock: Clock
+    catalogue: Catalogue
 
 
 class Partition:
@@ -44,19 +47,20 @@ class Partition:
         self.name = f"{topic.name}-{number}"
         self.directory = place.directory / "topics" / topic.id / str(number)
         self._shared, self._files, self._clock = place.shared, place.files, place.clock
-        self._manifest: Manifest | None = None
-        self._manifest_identity: tuple[int, int] | None = None
-        self._segments: dict[int, Segment] = {}
+        self._catalogue, self._catalogue_version = place.catalogue, -1
+        self._segments = Segments(self.directory, topic, number, place.shared, place.files)
         self._writer: Writer | None = None
         self._producers: Producers | None = None
         self._folded_to = Mark(0, 0, 0)
+        self.rolled = False
+        """Whether a segment was closed since somebody set this to false: then retention may have something to do."""
 
     # What readers ask.
 
     @property
     def log_start(self) -> int:
         """The first offset that is kept."""
-        manifest = self._known_manifest()
+        manifest = self._segments.manifest()
         return manifest.log_start if manifest else 0
 
     @property
@@ -79,54 +83,19 @@ class Partition:
 
         Raises:
             OffsetOutOfRange: It is below the log start or above the log end.
+            UnknownTopic: The topic has been deleted.
         """
-        manifest = self._known_manifest()
-        if manifest is None or not manifest.log_start <= offset <= self.log_end:
-            start, end = (manifest.log_start if manifest else 0), self.log_end
-            raise OffsetOutOfRange(f"{self.name} has no offset {offset}: log start is {start}, log end is {end}")
-        bases = [row.base_offset for row in manifest.segments]
-        at = bisect_right(bases, offset) - 1
-        return self._segment(manifest, at), bases[at + 1] if at + 1 < len(bases) else None
+        self.check_exists()
+        return self._segments.of(offset)
 
     def segments(self) -> list[Segment]:
         """Every segment in order, the active one last."""
-        manifest = self._known_manifest()
-        return [self._segment(manifest, at) for at in range(len(manifest.segments))] if manifest else []
+        return self._segments.all()
 
-    def _known_manifest(self) -> Manifest | None:
-        active, manifest = self._shared.written(self.slot).segment, self._manifest
-        if manifest is None or manifest.active.base_offset != active:
-            identity = self._identify_manifest()
-            if identity is None:
-                return None
-            manifest = Manifest.read(self.directory)
-            self._manifest, self._manifest_identity = manifest, identity
-        return manifest
-
-    def _identify_manifest(self) -> tuple[int, int] | None:
-        try:
-            stat = os.stat(self.directory / "manifest")
-        except FileNotFoundError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns
-
-    def _replace_manifest(self, manifest: Manifest) -> None:
-        manifest.write(self._files, self.directory)
-        self._manifest, self._manifest_identity = manifest, self._identify_manifest()
-
-    def _segment(self, manifest: Manifest, at: int) -> Segment:
-        row = manifest.segments[at]
-        segment = self._segments.get(row.generation)
-        if segment is None:
-            segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
-            if segment.closed:
-                segment.load_index()
-            self._segments[row.generation] = segment
-        if row.size_bytes is not None and not segment.closed:
-            if not segment.is_walked:
-                segment.load_index()
-            segment.closed, segment.size_bytes = True, row.size_bytes
-        return segment
+    def check_exists(self) -> None:
+        """Raise `UnknownTopic` if the topic has been deleted."""
+        if self._shared.flags(self.slot) & DELETED:
+            raise UnknownTopic(f"topic {self.topic.name!r} has been deleted")
 
     # What the committer does.
 
@@ -139,8 +108,8 @@ class Partition:
         Raises:
             PartitionFailed, OSError: The last groups were not appended.
         """
-        with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
-            self._check_failed()
+        with self._locked():
+            self._check_appendable()
             writer, mark = self._attach_writer()
             try:
                 return self._append(groups, mark, writer)
@@ -152,35 +121,102 @@ class Partition:
         """Bring what is written to disk; returns up to where. Call `advance` with it afterwards."""
         mark = self._shared.written(self.slot)
         if self._writer is None or self._writer.segment.base_offset != mark.segment:
-            with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+            with self._locked():
                 self._attach_writer()
                 mark = self._shared.written(self.slot)
         assert self._writer is not None
         try:
             self._writer.sync(self._shared.append_second(self.slot))
         except OSError:
-            with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
+            with self._locked():
                 self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise
         return mark
 
     def advance(self, mark: Mark) -> None:
         """Move the high watermark up to *mark*, which a finished `sync` returned."""
-        with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
-            self._check_failed()
+        with self._locked():
+            self._check_not_failed()
             self._shared.publish_durable(self.slot, mark)
 
     def last_sequence(self, producer_id: int) -> int | None:
         """The sequence of *producer_id*'s last record, None if it has none."""
-        with self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}"):
-            if self._known_manifest() is None:
+        with self._locked():
+            if self._segments.manifest() is None:
                 return None
             writer, mark = self._attach_writer()
             return self._fold_producers(writer, mark).last_sequence(producer_id)
 
-    def _check_failed(self) -> None:
+    # What keeps it in bounds.
+
+    def retain(self) -> int:
+        """Remove the closed segments that retention does not keep; the log start."""
+        with self._locked():
+            if self._shared.flags(self.slot) & (FAILED | DELETED) or self._segments.manifest() is None:
+                return self.log_start
+            self._refresh_topic()
+            writer, mark = self._attach_writer()
+            now_s, last_second = self._clock.now_ms() // 1000, self._shared.append_second(self.slot)
+            age_ms = (now_s - last_second) * 1000
+            if mark.position and 0 <= self.topic.settings.retention_ms < age_ms:
+                writer, mark = self._roll(writer)  # All of it is too old, so it need not wait for the next append.
+            closed = self._closed_segments(last_second)
+            hold = self._shared.hold(self.slot)
+            count = segments_to_remove(closed, mark.position, self.topic.settings, now_s, hold)
+            if count:
+                self._segments.start_at(closed[count - 1].next_offset)
+            return self.log_start
+
+    def delete_records(self, before: int) -> int:
+        """Move the log start up to offset *before*; whole segments below it are removed. Returns the log start.
+
+        Raises:
+            OffsetOutOfRange: *before* is above the high watermark.
+        """
+        with self._locked():
+            self.check_exists()
+            if before > self.high_watermark:
+                raise OffsetOutOfRange(f"{self.name} ends at {self.high_watermark}, its start cannot be {before}")
+            self._attach_writer()
+            self._segments.start_at(before)
+            return self.log_start
+
+    def set_hold(self, offset: int | None) -> None:
+        """Say up to where the agents and jobs of this directory have read; by the worker."""
+        self._shared.set_hold(self.slot, offset)
+
+    def mark_deleted(self) -> None:
+        """Refuse appends and reads from now on, in all processes."""
+        with self._locked():
+            self._shared.set_flags(self.slot, self._shared.flags(self.slot) | DELETED)
+
+    def _closed_segments(self, last_second: int) -> list[ClosedSegment]:
+        segments = self._segments.all()
+        closed = []
+        for segment, behind in pairwise(segments):
+            # The next segment was begun when the last batch of this one was there already.
+            second = first_second(behind.appended_path)
+            closed.append(ClosedSegment(behind.base_offset, segment.size_bytes or 0, second or last_second))
+        return closed
+
+    def _check_appendable(self) -> None:
+        self.check_exists()
+        self._check_not_failed()
+        self._refresh_topic()
+
+    def _check_not_failed(self) -> None:
         if self._shared.flags(self.slot) & FAILED:
             raise PartitionFailed(f"{self.name} failed to sync and takes no appends until it is reopened")
+
+    def _refresh_topic(self) -> None:
+        """Take over settings that have been altered."""
+        version = self._shared.catalogue_version
+        if version != self._catalogue_version:
+            self.topic = self._catalogue.by_id(self.topic.id) or self.topic
+            self._catalogue_version = version
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}")
 
     def close(self) -> None:
         """Close the files that are open for appending."""
@@ -193,9 +229,7 @@ class Partition:
     def _attach_writer(self) -> tuple[Writer, Mark]:
         """The open active segment, cut to the end of what has been appended."""
         mark = self._shared.written(self.slot)
-        if self._manifest_identity != self._identify_manifest():
-            self._manifest = None  # Another process rolled; if it was killed then, no mark says so.
-        manifest = self._known_manifest()
+        manifest = self._segments.reread()  # A process that was killed while rolling could not say so.
         if manifest is None:
             if mark.offset:
                 raise Damaged(f"{self.directory / 'manifest'} is missing, but the log end is {mark.offset}")
@@ -211,7 +245,7 @@ class Partition:
             self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
         if self._writer is None or self._writer.segment.base_offset != mark.segment:
             self.close()
-            segment = self._segment(manifest, len(manifest.segments) - 1)
+            segment = self._segments.segment(manifest, len(manifest.segments) - 1)
             self._writer = Writer(self._files, segment)
         self._writer.cut_to(mark.position)
         return self._writer, mark
@@ -226,7 +260,7 @@ class Partition:
         manifest = Manifest.empty(self.topic.id, self.number)
         segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
         begin_segment(self._files, segment, Producers())
-        self._replace_manifest(manifest)
+        self._segments.replace(manifest)
         return manifest
 
     def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | OutOfOrderSequence]:
@@ -244,7 +278,7 @@ class Partition:
                 except OutOfOrderSequence as error:
                     answer = error
                     break
-                if position and position + len(batch) > self.topic.settings.segment_bytes:
+                if position and (position + len(batch) > self.topic.settings.segment_bytes or self._is_old(writer)):
                     self._write(writer, pending, Mark(offset, position, writer.segment.base_offset))
                     pending = []
                     writer, mark = self._roll(writer)
@@ -259,6 +293,11 @@ class Partition:
             answers.append(answer)
         self._write(writer, pending, Mark(offset, position, writer.segment.base_offset))
         return answers
+
+    def _is_old(self, writer: Writer) -> bool:
+        """Whether the active segment has been open for longer than `segment.ms`."""
+        begun = writer.first_second
+        return begun is not None and self._clock.now_ms() - begun * 1000 >= self.topic.settings.segment_ms
 
     def _is_duplicate(self, header: Header, writer: Writer, mark: Mark) -> bool:
         if self._producers is None or self._folded_to != mark:
@@ -292,7 +331,8 @@ class Partition:
 
     def _roll(self, writer: Writer) -> tuple[Writer, Mark]:
         """Close the active segment, durably, and begin the next one at the log end."""
-        assert self._manifest is not None
+        known = self._segments.manifest()
+        assert known is not None
         mark = self._shared.written(self.slot)
         producers = self._fold_producers(writer, mark)
         # Whoever syncs the new segment later says that everything below it is on disk too.
@@ -303,15 +343,15 @@ class Partition:
             raise
         writer.segment.walk_to(self._files, writer.fd, mark.position)
         self._files.replace(writer.segment.index_path, writer.segment.index_bytes())
-        manifest = self._manifest.rolled(mark.offset, mark.position)
+        manifest = known.rolled(mark.offset, mark.position)
         row = manifest.active
         segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
         begin_segment(self._files, segment, producers)
-        self._replace_manifest(manifest)
-        self._segment(manifest, len(manifest.segments) - 2)
+        self._segments.replace(manifest)
+        self._segments.segment(manifest, len(manifest.segments) - 2)
         mark = Mark(mark.offset, 0, mark.offset)
         self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
-        self._folded_to = mark
+        self._folded_to, self.rolled = mark, True
         return self._attach_writer()
 
 
@@ -323,6 +363,8 @@ class Writer:
         self._files, self.segment = files, segment
         self.fd = files.open(segment.path)
         self._appended_fd = files.open(segment.appended_path)
+        self.first_second = first_second(segment.appended_path)
+        """When the first batch was appended; None while there is none."""
         self._synced_second = -1  # Whoever noted a second last may have died before its sync.
 
     def cut_to(self, end: int) -> None:
@@ -345,6 +387,8 @@ class Writer:
         end = self._files.size(self._appended_fd)
         end -= (end - len(APPENDED_MAGIC)) % ENTRY.size  # A torn entry is written over.
         self._files.pwrite(self._appended_fd, ENTRY.pack(second, base_offset), end)
+        if self.first_second is None:
+            self.first_second = second
 
     def sync(self, append_second: int) -> None:
         """Bring both files to disk; the second one has changed only if *append_second* has."""

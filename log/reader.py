@@ -77,8 +77,12 @@ class Reader:
         try:
             self._fd = self._files.open(self._segment.path, write=False)
         except FileNotFoundError:
-            path, self._segment = self._segment.path, None
-            raise Damaged(f"{path} is missing, the manifest names it") from None
+            missing, self._segment = self._segment, None
+            # Retention may have been faster; then the manifest says so now.
+            if self.partition.segment_of(self.offset)[0] is not missing:
+                self._attach()
+                return
+            raise Damaged(f"{missing.path} is missing, the manifest names it") from None
         self._position, self._expected = 0, self._segment.base_offset
         if self.offset > self._segment.base_offset:
             durable = self.partition.durable

@@ -17,6 +17,7 @@ import struct
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from pathlib import Path
 
 from fastcrc import crc32
@@ -26,6 +27,7 @@ from framework.log.header import HEADER_BYTES, read_header, walk
 from framework.log.manifest import SegmentRow
 from framework.log.producers import Producers
 
+FILE_SUFFIXES = (".log", ".index", ".appended", ".producers")
 INDEX_MAGIC, APPENDED_MAGIC = b"FWINDEX1", b"FWAPPND1"
 ENTRY = struct.Struct(">QQ")
 _WALK_BYTES = 1 << 20
@@ -140,6 +142,15 @@ def begin_segment(files: Files, segment: Segment, producers: Producers) -> None:
         finally:
             files.close(fd)
     producers.write(files, segment.producers_path)  # This also makes the two names durable.
+
+
+def first_second(appended: Path) -> int | None:
+    """When the first batch of a segment was appended, by its file of append times; None if there is none."""
+    with suppress(FileNotFoundError), appended.open("rb") as file:
+        head = file.read(len(APPENDED_MAGIC) + ENTRY.size)
+        if len(head) == len(APPENDED_MAGIC) + ENTRY.size:
+            return int(ENTRY.unpack_from(head, len(APPENDED_MAGIC))[0])
+    return None
 
 
 def first_offset_at_second(entries: bytes, second: int) -> int | None:

@@ -21,6 +21,9 @@ class TopicSettings:
     segment_bytes: int = 128 << 20  # Kafka has 1 GiB; a smaller one bounds what a cold start must read.
     max_message_bytes: int = 1 << 20
     index_interval_bytes: int = 4096
+    segment_ms: int = 7 * 24 * 3600 * 1000
+    hold_bytes: int = -1
+    """How much may be kept beyond retention for agents and jobs of this directory that have not read it yet."""
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range, naming both."""
@@ -53,6 +56,8 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "segment_bytes": (4096, 1 << 30),
     "max_message_bytes": (1024, 1 << 29),
     "index_interval_bytes": (512, 1 << 20),
+    "segment_ms": (1000, 1 << 62),
+    "hold_bytes": (-1, 1 << 62),
 }
 
 

@@ -2,9 +2,12 @@
 
     shared = page slot*                                     64-bit words in the machine's byte order
     page   = magic version boot_id:16 inode device catalogue_version       padded to 4096 bytes
-    slot   = written end[2] durable mark[2] last_stable flags spare[2]     128 bytes, one a partition
+    slot   = written end[2] durable mark[2] last_stable flags changes hold 128 bytes, one a partition
     end    = position segment append_second
     mark   = position segment
+
+`changes` counts the replacements of the partition's manifest, and `hold` is one more than the offset up to which the
+agents and jobs of this directory have read, 0 if there are none: retention waits for them.
 
 `written` and `durable` hold `offset * 2 + which`: the offset, and which of the two records beside it says where
 in the file that is. The other record is filled first and then the one word is stored, so neither a kill
@@ -41,6 +44,7 @@ SLOTS_STEP = 256
 LOCK_TIMEOUT_S = 10.0
 
 OPEN_LOCK, ALIVE_LOCK, CATALOGUE_LOCK, JOBS_LOCK = 1 << 40, (1 << 40) + 1, (1 << 40) + 2, (1 << 40) + 3
+RETENTION_LOCK = (1 << 40) + 4
 SHARD_LOCK, PARTITION_LOCK = (1 << 40) + 64, 1 << 41
 
 IN_USE, FAILED, DELETED = 1, 2, 4
@@ -48,7 +52,7 @@ _MAGIC = int.from_bytes(b"framelog", sys.byteorder)
 _WORD = struct.Struct("=Q")
 # Words of the page, and of a slot from its start.
 _VERSION, _BOOT_ID, _INODE, _DEVICE, _CATALOGUE = 1, 2, 4, 5, 6
-_WRITTEN, _ENDS, _DURABLE, _MARKS, _LAST_STABLE, _FLAGS = 0, 1, 7, 8, 12, 13
+_WRITTEN, _ENDS, _DURABLE, _MARKS, _LAST_STABLE, _FLAGS, _CHANGES, _HOLD = 0, 1, 7, 8, 12, 13, 14, 15
 _FLOCK = struct.Struct("=qqihh" if sys.platform == "darwin" else "@hhqqi4x")
 
 
@@ -173,8 +177,9 @@ class Shared:
     def reset(self, slot: int, mark: Mark, second: int) -> None:
         """Set both marks to *mark*, whatever they were: recovery, in a process that is alone."""
         words, at = self._words_of(slot)
-        for word in range(SLOT_BYTES // 8):
+        for word in range(_CHANGES):  # A reader may know the count of changes, and the hold stays what it was.
             words[at + word] = 0
+        words[at + _CHANGES] += 1
         words[at + _ENDS], words[at + _ENDS + 1], words[at + _ENDS + 2] = mark.position, mark.segment, second
         words[at + _WRITTEN] = mark.offset << 1
         words[at + _MARKS], words[at + _MARKS + 1] = mark.position, mark.segment
@@ -191,6 +196,26 @@ class Shared:
         """Store the slot's flags; under the partition's lock."""
         words, at = self._words_of(slot)
         words[at + _FLAGS] = flags
+
+    def changes(self, slot: int) -> int:
+        """How often the partition's manifest has been replaced."""
+        words, at = self._words_of(slot)
+        return words[at + _CHANGES]
+
+    def bump_changes(self, slot: int) -> None:
+        """Say that the manifest has been replaced; under the partition's lock."""
+        words, at = self._words_of(slot)
+        words[at + _CHANGES] += 1
+
+    def hold(self, slot: int) -> int | None:
+        """Up to which offset the agents and jobs of this directory have read; None if there are none."""
+        words, at = self._words_of(slot)
+        return words[at + _HOLD] - 1 if words[at + _HOLD] else None
+
+    def set_hold(self, slot: int, offset: int | None) -> None:
+        """Say up to where they have read; by the worker."""
+        words, at = self._words_of(slot)
+        words[at + _HOLD] = 0 if offset is None else offset + 1
 
     @property
     def catalogue_version(self) -> int:

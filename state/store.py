@@ -15,6 +15,7 @@ commit, and afterwards it is there once.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.errors import Damaged, Error, OffsetOutOfRange
+from framework.log.errors import Error, OffsetOutOfRange, UnknownTopic
 from framework.log.producers import TASK_PRODUCER_BIT
 from framework.state import rows
 from framework.state.database import Database
@@ -30,6 +31,7 @@ from framework.state.errors import StateAhead, StateBehind, StateFailed
 from framework.state.rows import Change
 
 SEQUENCE_MASK = (1 << 31) - 1
+logger = logging.getLogger("framework.state")
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class Store:
             self._next_number = rows.outbox_number(key) + 1
             pending.append((key, self._append(*rows.split_outbox(value))))
         for _, done in pending:
-            done.result()
+            self._offset_of(done)
         if pending:
             self.database.write([(key, None) for key, _ in pending])
         return len(pending)
@@ -220,7 +222,7 @@ class Store:
         self.database.sync()
         try:
             appended = [self._append(*target) for target in commit.outbox]
-            offsets = [done.result() for done in appended]
+            offsets = [self._offset_of(done) for done in appended]
         except (Error, OSError) as error:
             raise StateFailed(
                 f"a commit to {self.path} is written, but what it sends could not be appended: {error}; "
@@ -233,8 +235,18 @@ class Store:
     def _append(self, topic_id: str, partition: int, batch: bytearray) -> Future[int]:
         info = self._topics.get(topic_id)
         if info is None:
-            raise Damaged(f"the outbox in {self.path} holds a batch for topic id {topic_id}, which is not in the log")
+            gone: Future[int] = Future()
+            gone.set_exception(UnknownTopic(f"the topic with id {topic_id} has been deleted"))
+            return gone
         return self._log.append(self._log.partition(info, partition), [batch])
+
+    def _offset_of(self, done: Future[int]) -> int:
+        """The offset of an appended batch; -1 if its topic is gone, for which a commit cannot wait."""
+        try:
+            return done.result()
+        except UnknownTopic as error:
+            logger.warning("%s: a batch that was sent is dropped: %s", self.path, error)
+            return -1
 
     def close(self) -> None:
         """Sync and close the database, when the commit under way is finished."""

@@ -29,6 +29,8 @@ def test_every_setting_has_a_range_and_kafkas_name() -> None:
         "segment.bytes",
         "max.message.bytes",
         "index.interval.bytes",
+        "segment.ms",
+        "hold.bytes",
     }
 
 

@@ -1,0 +1,109 @@
+"""The segments of one partition as one process sees them: its manifest, reread when somebody has replaced it."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from pathlib import Path
+
+from framework.log.catalogue import TopicInfo
+from framework.log.errors import OffsetOutOfRange
+from framework.log.files import Files
+from framework.log.manifest import Manifest
+from framework.log.segment import FILE_SUFFIXES, Segment
+from framework.log.shared import Shared
+
+
+class Segments:
+    """The manifest of a partition, and what is known of each segment file it names; thread-safe for readers."""
+
+    def __init__(self, directory: Path, topic: TopicInfo, number: int, shared: Shared, files: Files) -> None:
+        """Reads nothing yet."""
+        self.directory, self.name, self._slot = directory, f"{topic.name}-{number}", topic.slots[number]
+        self._index_interval_bytes = topic.settings.index_interval_bytes
+        self._shared, self._files = shared, files
+        self._manifest: Manifest | None = None
+        self._identity: tuple[int, int] | None = None
+        self._changes = -1
+        self._known: dict[int, Segment] = {}
+
+    def manifest(self) -> Manifest | None:
+        """The newest manifest; None before the first append."""
+        changes, active = self._shared.changes(self._slot), self._shared.written(self._slot).segment
+        manifest = self._manifest
+        if manifest is None or self._changes != changes or manifest.active.base_offset != active:
+            identity = self._identify()
+            if identity is None:
+                return None
+            manifest = Manifest.read(self.directory)
+            self._manifest, self._identity, self._changes = manifest, identity, changes
+        return manifest
+
+    def reread(self) -> Manifest | None:
+        """The manifest that is there, even if it was replaced by a process that was killed before it could say so."""
+        if self._identity != self._identify():
+            self._manifest = None
+        return self.manifest()
+
+    def replace(self, manifest: Manifest) -> None:
+        """Make *manifest* the partition's, durably; under the partition's lock."""
+        manifest.write(self._files, self.directory)
+        self._shared.bump_changes(self._slot)
+        self._changes = self._shared.changes(self._slot)
+        self._manifest, self._identity = manifest, self._identify()
+
+    def of(self, offset: int) -> tuple[Segment, int | None]:
+        """The segment that holds *offset*, and the base offset of the one behind it.
+
+        Raises:
+            OffsetOutOfRange: It is below the log start or above the log end.
+        """
+        manifest, end = self.manifest(), self._shared.written_offset(self._slot)
+        if manifest is None or not manifest.log_start <= offset <= end:
+            start = manifest.log_start if manifest else 0
+            raise OffsetOutOfRange(f"{self.name} has no offset {offset}: log start is {start}, log end is {end}")
+        bases = [row.base_offset for row in manifest.segments]
+        at = bisect_right(bases, offset) - 1
+        return self.segment(manifest, at), bases[at + 1] if at + 1 < len(bases) else None
+
+    def all(self) -> list[Segment]:
+        """Every segment in order, the active one last."""
+        manifest = self.manifest()
+        return [self.segment(manifest, at) for at in range(len(manifest.segments))] if manifest else []
+
+    def segment(self, manifest: Manifest, at: int) -> Segment:
+        """The segment in row *at* of *manifest*."""
+        row = manifest.segments[at]
+        segment = self._known.get(row.generation)
+        if segment is None:
+            segment = Segment(self.directory, row, self._index_interval_bytes)
+            if segment.closed:
+                segment.load_index()
+            self._known[row.generation] = segment
+        if row.size_bytes is not None and not segment.closed:
+            if not segment.is_walked:
+                segment.load_index()
+            segment.closed, segment.size_bytes = True, row.size_bytes
+        return segment
+
+    def start_at(self, log_start: int) -> None:
+        """Move the log start up and remove the closed segments below it; under the partition's lock."""
+        manifest = self.manifest()
+        if manifest is None or log_start <= manifest.log_start:
+            return
+        shorter = manifest.started_at(log_start)
+        # Nothing is unlinked before the manifest without it is durable.
+        self.replace(shorter)
+        for row in manifest.segments[: len(manifest.segments) - len(shorter.segments)]:
+            self._known.pop(row.generation, None)
+            for suffix in FILE_SUFFIXES:
+                path = self.directory / f"{row.stem}{suffix}"
+                if path.exists():
+                    self._files.unlink(path)
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            stat = os.stat(self.directory / "manifest")
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
