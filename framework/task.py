@@ -72,7 +72,7 @@ class Task:
         self._slice_end = self.offset
         self._slice_size = FIRST_SLICE
         self._held: int | None = None
-        self._held_effects = False
+        self._held_effects = self._between_lists = False
         self._unburied: list[tuple[StoredRecord, DecodeError]] = []
         self._released_in = -1
         self._alone = self._tombstones = False
@@ -141,7 +141,9 @@ class Task:
             self._bury(record, error)
         self._unburied = []
         if self._held_effects:
-            self.cut()  # What was done for this list can be committed only between it and the next.
+            # What was done for this list can be committed only between it and the next.
+            self._between_lists = True
+            self.cut()
 
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
@@ -187,7 +189,7 @@ class Task:
             await self._commits.commit()
             if self.offset >= isolated[1]:
                 self._isolated = None
-        elif self.effects.over_soft_limit:
+        elif self.effects.over_soft_limit or self._is_last_chance():
             await self._commits.commit()
         else:
             if self._due and self.changed:
@@ -196,6 +198,12 @@ class Task:
         if self._encode_error is not None:
             error, self._encode_error = self._encode_error, None
             raise error
+
+    def _is_last_chance(self) -> bool:
+        """Whether a commit that is not made now may have to wait for a list that takes long to fill."""
+        between, self._between_lists = self._between_lists, False
+        behind = self.fetch.partition.high_watermark - self._slice_end
+        return between and self.changed and (self._due or behind < MAX_SLICE)
 
     async def _await_records(self, deadline: float | None) -> bool:
         """Wait until there are records, or until *deadline*: then False."""

@@ -164,6 +164,7 @@ class View:
         """What `changes` gave is in a commit that is being written."""
         if self._encoded:
             self._store.owners[self.table.name] = self._owner
+        put = [key for key in self.touched if key not in self._stored] if self.tracked else list(self.touched)
         self.cache.update(self.touched)
         for key in self._deleted:
             if self.cache.get(key) is DELETED:
@@ -172,11 +173,10 @@ class View:
             self._track()
         if self.tracked:
             self._stored.update(self._encoded)
-            if len(set(map(id, self.touched.values()))) < len(self.touched):
-                # One value under two keys is two rows from now on, whether they are in memory or not.
-                for key in self.touched:
-                    self.cache.pop(key, None)
-                    self._stored.pop(key, None)
+            # What the agent put in may be a part of another row too; read back, each row is by itself.
+            for key in put:
+                self.cache.pop(key, None)
+                self._stored.pop(key, None)
         self._in_flight, self._encoded, self.touched, self._deleted = self._encoded, {}, {}, set()
         if self._store.owners.get(self.table.name) != self._owner:
             # Another agent may write next, so nothing read may outlive the commit.
@@ -185,7 +185,7 @@ class View:
     def settled(self) -> None:
         """What was taken last is in the store."""
         self._in_flight = {}
-        if len(self.cache) > CACHE_ROWS:
+        if max(len(self.cache), len(self._rows)) > CACHE_ROWS:
             self.cache = {}
             self._stored = {key: self._stored[key] for key in self.touched if key in self._stored}
             self._rows = {key: self._rows[key] for key in self.touched}

@@ -190,16 +190,18 @@ class Worker:
                     if seen.get(partition.slot) == end:
                         log.sync(partition)
 
+    def publish_holds(self) -> None:
+        """Tell retention, in all processes, up to where agents and jobs have read each partition."""
+        holds: dict[Partition, int] = {}
+        positions = [(task.fetch.partition, task.durable) for task in self.tasks]
+        for partition, offset in [*positions, *(self._jobs.positions() if self._jobs is not None else ())]:
+            holds[partition] = min(holds.get(partition, offset), offset)
+        for partition, offset in holds.items():
+            partition.set_hold(offset)
+
     async def _hold(self) -> None:
-        """Let retention wait for what agents and jobs have not read."""
         while True:
-            holds: dict[Partition, int] = {}
-            for task in self.tasks:
-                holds[task.fetch.partition] = min(holds.get(task.fetch.partition, task.durable), task.durable)
-            for partition, offset in self._jobs.positions() if self._jobs is not None else ():
-                holds[partition] = min(holds.get(partition, offset), offset)
-            for partition, offset in holds.items():
-                partition.set_hold(offset)
+            self.publish_holds()
             await asyncio.sleep(HOLD_INTERVAL_S)
 
     async def _retain(self, log: Log) -> None:

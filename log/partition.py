@@ -19,7 +19,7 @@ from framework.log.header import Header, read_header, set_base_offset
 from framework.log.manifest import Manifest
 from framework.log.producers import Producers
 from framework.log.retention import ClosedSegment, segments_to_remove
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, first_second
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, first_second, last_second
 from framework.log.segments import Segments
 from framework.log.shared import DELETED, FAILED, PARTITION_LOCK, Mark, Shared
 
@@ -156,11 +156,14 @@ class Partition:
                 return self.log_start
             self._refresh_topic()
             writer, mark = self._attach_writer()
-            now_s, last_second = self._clock.now_ms() // 1000, self._shared.append_second(self.slot)
-            age_ms = (now_s - last_second) * 1000
+            now_s = self._clock.now_ms() // 1000
+            age_ms = (now_s - self._shared.append_second(self.slot)) * 1000
             if mark.position and 0 <= self.topic.settings.retention_ms < age_ms:
                 writer, mark = self._roll(writer)  # All of it is too old, so it need not wait for the next append.
-            closed = self._closed_segments(last_second)
+            closed = [
+                ClosedSegment(behind.base_offset, segment.size_bytes or 0, last_second(segment.appended_path))
+                for segment, behind in pairwise(self._segments.all())
+            ]
             hold = self._shared.hold(self.slot)
             count = segments_to_remove(closed, mark.position, self.topic.settings, now_s, hold)
             if count:
@@ -189,15 +192,6 @@ class Partition:
         """Refuse appends and reads from now on, in all processes."""
         with self._locked():
             self._shared.set_flags(self.slot, self._shared.flags(self.slot) | DELETED)
-
-    def _closed_segments(self, last_second: int) -> list[ClosedSegment]:
-        segments = self._segments.all()
-        closed = []
-        for segment, behind in pairwise(segments):
-            # The next segment was begun when the last batch of this one was there already.
-            second = first_second(behind.appended_path)
-            closed.append(ClosedSegment(behind.base_offset, segment.size_bytes or 0, second or last_second))
-        return closed
 
     def _check_appendable(self) -> None:
         self.check_exists()

@@ -13,6 +13,7 @@ holds its producers' time, not the log's); it is data, and is synced with the ba
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from array import array
@@ -151,6 +152,16 @@ def first_second(appended: Path) -> int | None:
         if len(head) == len(APPENDED_MAGIC) + ENTRY.size:
             return int(ENTRY.unpack_from(head, len(APPENDED_MAGIC))[0])
     return None
+
+
+def last_second(appended: Path) -> int:
+    """When the last batch of a segment was appended: there is an entry whenever the second changes; 0 without any."""
+    with suppress(FileNotFoundError), appended.open("rb") as file:
+        entries = (file.seek(0, os.SEEK_END) - len(APPENDED_MAGIC)) // ENTRY.size
+        if entries > 0:
+            file.seek(len(APPENDED_MAGIC) + (entries - 1) * ENTRY.size)
+            return int(ENTRY.unpack(file.read(ENTRY.size))[0])
+    return 0
 
 
 def first_offset_at_second(entries: bytes, second: int) -> int | None:

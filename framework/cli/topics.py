@@ -1,4 +1,4 @@
-"""`framework topics`: which there are, and making one."""
+"""`framework topics`: which there are, and making one; the other verbs are in `reshape`, `send` and `tail`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from framework.cli.options import directory_options, json_option
+from framework.cli.reshape import alter, delete, delete_records, purge
 from framework.cli.send import send
 from framework.cli.tail import tail
 
@@ -25,11 +26,11 @@ _DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
 
 @click.group()
 def topics() -> None:
-    """List topics, make one, send to one, read one."""
+    """List topics, make, change or delete one, send to one, read one."""
 
 
-topics.add_command(send)
-topics.add_command(tail)
+for command in (alter, delete, delete_records, purge, send, tail):
+    topics.add_command(command)
 
 
 @topics.command()
@@ -149,10 +150,20 @@ def _partitions(app: App | None, name: str, asked: int | None) -> int:
 
 
 def _settings(app: App | None, name: str, retention: str | None, settings: tuple[str, ...]) -> TopicSettings:
-    from framework.log.errors import InvalidSetting
     from framework.log.settings import TopicSettings
 
     config = app.topics[name].settings().as_config() if app is not None and name in app.topics else {}
+    return TopicSettings.from_config(settings_from(config, retention, settings))
+
+
+def settings_from(config: dict[str, int], retention: str | None, settings: tuple[str, ...]) -> dict[str, int]:
+    """*config*, changed by what the options say.
+
+    Raises:
+        InvalidSetting: They cannot be understood.
+    """
+    from framework.log.errors import InvalidSetting
+
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
@@ -166,4 +177,4 @@ def _settings(app: App | None, name: str, retention: str | None, settings: tuple
         if match is None and retention != "forever":
             raise InvalidSetting(f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like")
         config["retention.ms"] = int(match[1]) * UNITS_MS[match[2]] if match else -1
-    return TopicSettings.from_config(config)
+    return config

@@ -15,7 +15,7 @@ import pytest
 
 from framework import App, Stream
 from framework.log import Files, Log, TopicInfo, TopicSettings
-from framework.log.errors import Damaged, NewerFormat, OffsetOutOfRange
+from framework.log.errors import NewerFormat, OffsetOutOfRange
 from framework.log.manifest import Manifest
 from framework.state import rows
 from framework.state.database import Database
@@ -266,14 +266,30 @@ def test_records_that_were_removed_before_they_were_read_are_named(
 # Targets that are gone.
 
 
-def test_an_outbox_for_a_topic_that_is_not_in_the_log_is_damage(data: Path, log: Log, open_store: Any) -> None:
+def test_what_was_sent_to_a_deleted_topic_is_dropped_and_logged(
+    data: Path, log: Log, open_store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing could ever take it, and a commit cannot wait for that."""
     open_store(log).close()
     database = Database(data / "state" / "0")
     database.write([(rows.outbox_key(0), rows.pack_outbox("ab" * 16, 0, b"batch"))])
     database.close()
-    for _ in range(2):
-        with pytest.raises(Damaged, match=f"holds a batch for topic id {'ab' * 16}, which is not in the log"):
-            open_store(log)
+    store = open_store(log)
+    assert store.replayed == 1
+    assert f"a batch that was sent is dropped: the topic with id {'ab' * 16} has been deleted" in caplog.text
+    store.close()
+    assert open_store(log).replayed == 0
+
+
+def test_a_topic_deleted_between_commit_and_append_is_no_failure_of_the_commit(
+    log: Log, out: TopicInfo, open_store: Any
+) -> None:
+    store = open_store(log)
+    send(store, out, 1)
+    log.delete_topic(out.name)
+    commit = Commit()
+    store.send(commit, {(out, 0): numbered(2)})
+    assert store.commit(commit) == [-1]
 
 
 def test_a_refused_store_is_closed_and_can_be_opened_when_the_reason_is_gone(
@@ -281,11 +297,12 @@ def test_a_refused_store_is_closed_and_can_be_opened_when_the_reason_is_gone(
 ) -> None:
     open_store(log).close()
     database = Database(data / "state" / "0")
-    database.write([(rows.outbox_key(0), rows.pack_outbox("ab" * 16, 0, b"batch"))])
+    meta = database.get(rows.meta_key("store"))
+    database.write([(rows.meta_key("store"), b'{"version": 99}')])
     database.close()
-    with pytest.raises(Damaged):
+    with pytest.raises(NewerFormat):
         open_store(log)
     database = Database(data / "state" / "0")
-    database.write([(rows.outbox_key(0), None)])
+    database.write([(rows.meta_key("store"), meta)])
     database.close()
     assert open_store(log).replayed == 0
