@@ -36,7 +36,7 @@ def test_help_lists_commands_and_exit_codes(shell: Shell) -> None:
 @pytest.mark.parametrize("noun", COMMANDS)
 def test_a_noun_alone_shows_its_commands(shell: Shell, noun: str) -> None:
     done = shell.run(*noun.split())
-    listed = re.findall(r"^  (\w+)  ", done.err.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)  ", done.err.partition("Commands:")[2], re.MULTILINE)
     assert (done.code, done.out, listed) == (2, "", COMMANDS[noun])
 
 
