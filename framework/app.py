@@ -27,7 +27,7 @@ from framework.schedule import Schedule
 from framework.state.view import StateView
 from framework.stream import Stream
 from framework.table import Table
-from framework.topic import UNSET, At, Topic, Unset
+from framework.topic import UNSET, At, Durability, Topic, Unset, overrides_of
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
@@ -90,6 +90,7 @@ class App:
         key: Callable[[V], str] | None = None,
         partitions: int | None = None,
         retention: timedelta | None | Unset = UNSET,
+        durability: Durability | None = None,
     ) -> Topic[V]: ...
     @overload
     def topic(
@@ -101,6 +102,7 @@ class App:
         key: Callable[[V], KX] | None = None,
         partitions: int | None = None,
         retention: timedelta | None | Unset = UNSET,
+        durability: Durability | None = None,
     ) -> Topic[V, KX]: ...
     @overload
     def topic(self, name: str) -> Topic[Any]: ...
@@ -113,18 +115,21 @@ class App:
         key: Callable[[Any], Any] | None = None,
         partitions: int | None = None,
         retention: timedelta | None | Unset = UNSET,
+        durability: Durability | None = None,
     ) -> Topic[Any, Any]:
         """Declare a topic: *value_type* is a pydantic model, `dict`, `str`, `bytes`, ...; without one, any JSON.
 
         *key* derives the key of a record sent without one. *retention* is how long records are kept, None for
-        ever (a week unless said). The topic is made when it is first used.
+        ever (a week unless said); *durability* is when a send is acknowledged, see `TopicSettings`. The topic is made
+        when it is first used.
 
         Raises:
             DeclarationError: It is declared already, and differently.
             InvalidName, InvalidSetting: Kafka would not take it.
         """
+        overrides = overrides_of(name, retention, durability)
         topic: Topic[Any, Any] = Topic(
-            self, name, value_type, key_type=key_type, key=key, partitions=partitions, retention=retention
+            self, name, value_type, key_type=key_type, key=key, partitions=partitions, overrides=overrides
         )
         known = self.topics.get(name)
         if known is not None:
@@ -361,20 +366,13 @@ class App:
         called = f"{self.name}.{name}.dead-letter"
         info = self.topic_info(source)
         known = self.topics.get(called)
-        return known or self.topics.setdefault(
-            called,
-            Topic(
-                self,
-                called,
-                bytes,
-                key_type=bytes,
-                partitions=info.partitions,
-                retention=None,
-                max_message_bytes=min(
-                    info.settings.max_message_bytes + MAX_HEADERS_BYTES, RANGES["max_message_bytes"][1]
-                ),
-            ),
-        )
+        if known is None:
+            most = min(info.settings.max_message_bytes + MAX_HEADERS_BYTES, RANGES["max_message_bytes"][1])
+            overrides = {"retention_ms": -1, "max_message_bytes": most}
+            known = self.topics[called] = Topic(
+                self, called, bytes, key_type=bytes, partitions=info.partitions, overrides=overrides
+            )
+        return known
 
     def producer(self) -> Producer:
         """What sends outside agents."""

@@ -132,7 +132,8 @@ class JobRunner:
         changes = [row.change()]
         if trigger == "schedule":
             changes.append((rows.meta_key(f"job {job.name}"), rows.pack_u64(int(nominal.timestamp()))))
-        self._store.commit(Commit(changes))
+        inputs = [self._app.log.partition(info, number) for number in range(info.partitions)]
+        self._store.commit(Commit(changes, inputs=inputs))
         return row
 
     async def execute(self, job: Job, row: RunRow) -> None:

@@ -310,6 +310,7 @@ class Task:
             return
         key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
         commit.changes.append((key, rows.pack_u64(self.offset)))
+        commit.inputs.append(self.fetch.partition)
         self.committed, self._due, self._is_new = self.offset, False, False
         self._attempts = {offset: count for offset, count in self._attempts.items() if offset >= self.offset}
         self.handled, self._uncounted = self.handled + self._uncounted, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 K = TypeVar("K", default=str)
 At = Literal["beginning", "end"] | datetime | timedelta | int
+Durability = Literal["group", "always", "os"]
 KEY_CACHE_ROWS = 100_000
 
 
@@ -48,16 +49,15 @@ class Topic(Generic[V, K]):
         key_type: Any = str,
         key: Callable[[V], K] | None = None,
         partitions: int | None = None,
-        retention: timedelta | None | Unset = UNSET,
-        max_message_bytes: int | None = None,
+        overrides: Mapping[str, int | str] | None = None,
     ) -> None:
-        """Use `App.topic`."""
+        """Use `App.topic`. *overrides* are settings that are not the default's, as `TopicSettings` has them."""
         self.name = check_topic_name(name)
         self.value_serde, self.key_serde = serde_of(value_type), key_serde_of(key_type)
         self.value_type, self.key_type = value_type, key_type
         self.partitions = None if partitions is None else check_partitions(partitions)
-        self.retention_ms = _retention_ms(name, retention)
-        self.key_of, self._max_message_bytes = key, max_message_bytes
+        self.overrides = dict(overrides or {})
+        self.key_of = key
         self._app = app
         self._partition_of: dict[bytes, int] = {}
         self._next_partition = 0
@@ -154,30 +154,31 @@ class Topic(Generic[V, K]):
 
     def settings(self) -> TopicSettings:
         """The settings this declaration makes a topic with."""
-        settings = TopicSettings()
-        if self.retention_ms is not None:
-            settings = replace(settings, retention_ms=self.retention_ms)
-        if self._max_message_bytes is not None:
-            settings = replace(settings, max_message_bytes=self._max_message_bytes)
-        return settings
+        return TopicSettings(**self.overrides)  # type: ignore[arg-type]  # checked there
 
     def same_as(self, other: Topic[Any, Any]) -> bool:
         """Whether the two declarations say the same."""
-        mine = (self.value_type, self.key_type, self.partitions, self.retention_ms, self.key_of)
-        return mine == (other.value_type, other.key_type, other.partitions, other.retention_ms, other.key_of)
+        mine = (self.value_type, self.key_type, self.partitions, self.overrides, self.key_of)
+        return mine == (other.value_type, other.key_type, other.partitions, other.overrides, other.key_of)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name!r} of {self.value_serde.name}>"
 
 
-def _retention_ms(name: str, retention: timedelta | None | Unset) -> int | None:
-    if isinstance(retention, Unset):
-        return None
+def overrides_of(name: str, retention: timedelta | None | Unset, durability: Durability | None) -> dict[str, int | str]:
+    """The settings that a declaration of topic *name* changes.
+
+    Raises:
+        DeclarationError: *retention* is not positive.
+    """
+    overrides: dict[str, int | str] = {} if durability is None else {"durability": durability}
     if retention is None:
-        return -1
-    if retention <= timedelta(0):
-        raise DeclarationError(f"topic {name!r}: retention is {retention}, it must be positive, or None for ever")
-    return retention // timedelta(milliseconds=1)
+        overrides["retention_ms"] = -1
+    elif isinstance(retention, timedelta):
+        if retention <= timedelta(0):
+            raise DeclarationError(f"topic {name!r}: retention is {retention}, it must be positive, or None for ever")
+        overrides["retention_ms"] = retention // timedelta(milliseconds=1)
+    return overrides
 
 
 def _headers(headers: Mapping[str, bytes]) -> Headers:

@@ -185,7 +185,7 @@ class Worker:
             seen, self._dangling = self._dangling, {}
             for partition in {task.fetch.partition for task in self.tasks}:
                 end = partition.log_end
-                if end > partition.high_watermark:
+                if not partition.is_synced:
                     self._dangling[partition.slot] = end
                     if seen.get(partition.slot) == end:
                         log.sync(partition)

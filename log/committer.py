@@ -12,6 +12,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from framework.log.clock import Clock
 from framework.log.errors import Damaged, Error, LogClosed
 from framework.log.header import check_batch
 from framework.log.partition import Partition
@@ -19,6 +20,7 @@ from framework.log.shared import Mark
 
 MAX_PARALLEL_SYNCS = 4
 MAX_GROUP_BYTES = 16 << 20
+MAX_UNSYNCED_S = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -28,14 +30,19 @@ class Append:
 
     partition: Partition
     batches: list[bytearray]
+    durable: bool = False
+    """Whether it is acknowledged only when it is synced, whatever the level of its topic."""
     done: Future[int] = field(default_factory=Future)
 
 
 class Committer:
     """The thread, and the queue in front of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Clock) -> None:
         """The thread starts with the first `submit`."""
+        self._clock = clock
+        self._unsynced: dict[Partition, float] = {}
+        """Since when partitions of level `os` have something that is not synced."""
         self._queue: deque[Append] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -80,9 +87,10 @@ class Committer:
         while True:
             with self._changed:
                 while not self._queue and not self._closing:
-                    self._changed.wait()
-                if not self._queue:
-                    return
+                    if not self._changed.wait(self._sync_due_s()):
+                        break
+                if self._closing and not self._queue:
+                    break
                 group: dict[Partition, list[Append]] = {}
                 size = 0
                 while self._queue and size < MAX_GROUP_BYTES:
@@ -90,37 +98,68 @@ class Committer:
                     group.setdefault(append.partition, []).append(append)
                     size += sum(map(len, append.batches))
             self._commit(group)
+        self._bring_to_disk([(partition, []) for partition in self._unsynced])
+
+    def _sync_due_s(self) -> float | None:
+        """In how many seconds what was acknowledged unsynced is to be synced."""
+        if not self._unsynced:
+            return None
+        return max(0.0, min(self._unsynced.values()) + MAX_UNSYNCED_S - self._clock.monotonic())
 
     def _commit(self, group: dict[Partition, list[Append]]) -> None:
         """Write the whole group, sync each partition once, acknowledge."""
-        written: list[tuple[Partition, list[tuple[Append, int]]]] = []
+        to_sync: dict[Partition, list[tuple[Append, int]]] = {}
         for partition, appends in group.items():
-            try:
-                answers = partition.append([append.batches for append in appends])
-            except (Error, OSError) as error:
-                _fail(appends, error)
+            if partition.topic.settings.durability == "always":
+                for append in appends:
+                    self._bring_to_disk([(partition, self._write(partition, [append]))])
                 continue
-            good: list[tuple[Append, int]] = []
-            for append, answer in zip(appends, answers, strict=True):
-                if isinstance(answer, Error):
-                    append.done.set_exception(answer)
-                else:
-                    good.append((append, answer))
-            written.append((partition, good))
-        for (partition, good), mark in zip(written, self._sync([p for p, _ in written]), strict=True):
+            written = self._write(partition, appends)
+            if partition.topic.settings.durability == "os" and not any(append.durable for append in appends):
+                for append, answer in written:
+                    append.done.set_result(answer)
+                self._unsynced.setdefault(partition, self._clock.monotonic())
+            else:
+                to_sync[partition] = written
+        if self._sync_due_s() == 0.0:
+            for partition in self._unsynced:
+                to_sync.setdefault(partition, [])
+        self._bring_to_disk(list(to_sync.items()))
+        for partition in group:
+            if partition.rolled:
+                partition.rolled = False
+                _retain(partition)
+
+    def _write(self, partition: Partition, appends: list[Append]) -> list[tuple[Append, int]]:
+        """Write what *appends* hold; those that were taken, with their answers."""
+        try:
+            answers = partition.append([append.batches for append in appends])
+        except (Error, OSError) as error:
+            _fail(appends, error)
+            return []
+        written: list[tuple[Append, int]] = []
+        for append, answer in zip(appends, answers, strict=True):
+            if isinstance(answer, Error):
+                append.done.set_exception(answer)
+            else:
+                written.append((append, answer))
+        return written
+
+    def _bring_to_disk(self, written: list[tuple[Partition, list[tuple[Append, int]]]]) -> None:
+        """Sync the partitions, and acknowledge what was written to them."""
+        for (partition, appends), mark in zip(written, self._sync([p for p, _ in written]), strict=True):
+            self._unsynced.pop(partition, None)
             try:
                 if not isinstance(mark, Mark):
                     raise mark
                 partition.advance(mark)
             except (Error, OSError) as error:
-                _fail([append for append, _ in good], error)
+                if not appends:
+                    logger.error("%s could not be synced: %s", partition.name, error)
+                _fail([append for append, _ in appends], error)
             else:
-                for append, answer in good:
+                for append, answer in appends:
                     append.done.set_result(answer)
-        for partition in group:
-            if partition.rolled:
-                partition.rolled = False
-                _retain(partition)
 
     def _sync(self, partitions: list[Partition]) -> list[Mark | Error | OSError]:
         if len(partitions) < 2:

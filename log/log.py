@@ -56,7 +56,7 @@ class Log:
         self.shared, first = open_shared(self.path / "shared", self.files, boot_id)
         self._catalogue = Catalogue(self.path, self.shared, self.files)
         self._place = Place(self.path, self.shared, self.files, self.clock, self._catalogue)
-        self._committer = Committer(f"framework-log-{self.path.name}")
+        self._committer = Committer(f"framework-log-{self.path.name}", self.clock)
         self._closed = False
         try:
             if first:
@@ -158,18 +158,19 @@ class Log:
 
     # Records.
 
-    def append(self, partition: Partition, batches: list[bytearray]) -> Future[int]:
-        """Append *batches*, which `codec.encode` built; their first offset, once they are durable.
+    def append(self, partition: Partition, batches: list[bytearray], *, durable: bool = False) -> Future[int]:
+        """Append *batches*, which `codec.encode` built; their first offset, at the level of the topic.
 
+        With *durable* when they are synced, even if the topic's level is `os`.
         The batches belong to the log from here on. -1 stands for batches that an idempotent producer sent before.
         """
         self.shared.check_fork()
-        return self._committer.submit(Append(partition, batches))
+        return self._committer.submit(Append(partition, batches, durable))
 
     def sync(self, partition: Partition) -> Future[int]:
         """Bring to disk what any process has written to *partition*."""
         self.shared.check_fork()
-        return self._committer.submit(Append(partition, []))
+        return self._committer.submit(Append(partition, [], durable=True))
 
     def reader(self, partition: Partition, offset: int) -> Reader:
         """A reader that begins at *offset*."""

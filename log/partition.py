@@ -19,9 +19,10 @@ from framework.log.header import Header, read_header, set_base_offset
 from framework.log.manifest import Manifest
 from framework.log.producers import Producers
 from framework.log.retention import ClosedSegment, segments_to_remove
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, first_second, last_second
+from framework.log.segment import Segment, begin_segment, last_second
 from framework.log.segments import Segments
 from framework.log.shared import DELETED, FAILED, PARTITION_LOCK, Mark, Shared
+from framework.log.writer import Writer
 
 Placed = tuple[bytearray, int, int, int]
 """A batch to write, its base offset, position in the file, and largest timestamp."""
@@ -48,6 +49,7 @@ class Partition:
         self.directory = place.directory / "topics" / topic.id / str(number)
         self._shared, self._files, self._clock = place.shared, place.files, place.clock
         self._catalogue, self._catalogue_version = place.catalogue, -1
+        self._reads_written = topic.settings.durability == "os"
         self._segments = Segments(self.directory, topic, number, place.shared, place.files)
         self._writer: Writer | None = None
         self._producers: Producers | None = None
@@ -66,12 +68,19 @@ class Partition:
     @property
     def high_watermark(self) -> int:
         """The first offset that cannot be read yet."""
+        if self._reads_written:
+            return self._shared.written_offset(self.slot)
         return self._shared.durable_offset(self.slot)
 
     @property
-    def durable(self) -> Mark:
+    def readable(self) -> Mark:
         """The high watermark, and where in the files it is."""
-        return self._shared.durable(self.slot)
+        return self._shared.written(self.slot) if self._reads_written else self._shared.durable(self.slot)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether everything that was appended would survive a power cut."""
+        return self._shared.durable_offset(self.slot) >= self._shared.written_offset(self.slot)
 
     @property
     def log_end(self) -> int:
@@ -207,6 +216,7 @@ class Partition:
         version = self._shared.catalogue_version
         if version != self._catalogue_version:
             self.topic = self._catalogue.by_id(self.topic.id) or self.topic
+            self._reads_written = self.topic.settings.durability == "os"
             self._catalogue_version = version
 
     def _locked(self) -> AbstractContextManager[None]:
@@ -317,7 +327,7 @@ class Partition:
         writer.write([batch for batch, *_ in pending], before.position)
         if second != last_second or before.position == 0:
             writer.note_second(second, before.offset)
-        self._shared.publish_written(self.slot, mark, second)
+        self._shared.publish_written(self.slot, mark, second, ring=self._reads_written)
         for batch, offset, position, max_timestamp in pending:
             writer.segment.note(offset, position, len(batch), max_timestamp)
         if self._folded_to == before:
@@ -347,51 +357,3 @@ class Partition:
         self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
         self._folded_to, self.rolled = mark, True
         return self._attach_writer()
-
-
-class Writer:
-    """The two open files of an active segment."""
-
-    def __init__(self, files: Files, segment: Segment) -> None:
-        """Open them."""
-        self._files, self.segment = files, segment
-        self.fd = files.open(segment.path)
-        self._appended_fd = files.open(segment.appended_path)
-        self.first_second = first_second(segment.appended_path)
-        """When the first batch was appended; None while there is none."""
-        self._synced_second = -1  # Whoever noted a second last may have died before its sync.
-
-    def cut_to(self, end: int) -> None:
-        """Remove what stands behind *end*: a write that was killed, never appended."""
-        if self._files.size(self.fd) > end:
-            self._files.truncate(self.fd, end)
-            # Synced, or a power cut could bring the old bytes back behind newer ones.
-            self._files.fdatasync(self.fd)
-
-    def read(self, size: int, position: int) -> bytes:
-        """Up to *size* bytes of the log file."""
-        return self._files.pread(self.fd, size, position)
-
-    def write(self, buffers: list[bytearray], position: int) -> None:
-        """Write *buffers* at *position*."""
-        self._files.pwritev(self.fd, buffers, position)
-
-    def note_second(self, second: int, base_offset: int) -> None:
-        """From *base_offset* on, batches are appended in *second* or later."""
-        end = self._files.size(self._appended_fd)
-        end -= (end - len(APPENDED_MAGIC)) % ENTRY.size  # A torn entry is written over.
-        self._files.pwrite(self._appended_fd, ENTRY.pack(second, base_offset), end)
-        if self.first_second is None:
-            self.first_second = second
-
-    def sync(self, append_second: int) -> None:
-        """Bring both files to disk; the second one has changed only if *append_second* has."""
-        if append_second != self._synced_second:
-            self._files.fdatasync(self._appended_fd)
-            self._synced_second = append_second
-        self._files.fdatasync(self.fd)
-
-    def close(self) -> None:
-        """Close both files."""
-        self._files.close(self.fd)
-        self._files.close(self._appended_fd)

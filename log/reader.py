@@ -85,9 +85,9 @@ class Reader:
             raise Damaged(f"{missing.path} is missing, the manifest names it") from None
         self._position, self._expected = 0, self._segment.base_offset
         if self.offset > self._segment.base_offset:
-            durable = self.partition.durable
-            in_segment = durable.segment == self._segment.base_offset
-            size = durable.position if in_segment else self._segment.size_bytes or 0
+            readable = self.partition.readable
+            in_segment = readable.segment == self._segment.base_offset
+            size = readable.position if in_segment else self._segment.size_bytes or 0
             self._segment.walk_to(self._files, self._fd, size)
             self._skip_to(self._segment.position_below(self.offset))
 

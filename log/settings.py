@@ -25,19 +25,25 @@ class TopicSettings:
     hold_bytes: int = -1
     """How much may be kept beyond retention for agents and jobs of this directory that have not read it yet."""
 
+    durability: str = "group"
+    """When an append is acknowledged and can be read: `group` when it is synced together with those that came
+    meanwhile, `always` when it is synced by itself, `os` when it is written: that survives a kill, not a power cut."""
+
     def __post_init__(self) -> None:
         """Refuse a value out of its range, naming both."""
+        if self.durability not in DURABILITIES:
+            raise InvalidSetting(f"durability is {self.durability!r}, it must be one of {', '.join(DURABILITIES)}")
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise InvalidSetting(f"{kafka_name(name)} is {value!r}, it must lie between {low} and {high}")
 
-    def as_config(self) -> dict[str, int]:
+    def as_config(self) -> dict[str, int | str]:
         """The settings under Kafka's names."""
         return {kafka_name(field.name): getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, int]) -> TopicSettings:
+    def from_config(cls, config: Mapping[str, int | str]) -> TopicSettings:
         """The settings from Kafka's names; what is not named has its default.
 
         Raises:
@@ -47,9 +53,10 @@ class TopicSettings:
         unknown = sorted(set(config) - set(known))
         if unknown:
             raise InvalidSetting(f"unknown topic setting {unknown[0]!r}; known are {', '.join(known)}")
-        return cls(**{known[name]: value for name, value in config.items()})
+        return cls(**{known[name]: value for name, value in config.items()})  # type: ignore[arg-type]  # checked there
 
 
+DURABILITIES = ("group", "always", "os")
 RANGES: Mapping[str, tuple[int, int]] = {
     "retention_ms": (-1, 1 << 62),
     "retention_bytes": (-1, 1 << 62),

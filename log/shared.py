@@ -139,13 +139,20 @@ class Shared:
             if words[at + _WRITTEN] == word:
                 return second
 
-    def publish_written(self, slot: int, mark: Mark, second: int) -> None:
-        """Move the end to *mark*; under the partition's lock, after the write."""
+    def publish_written(self, slot: int, mark: Mark, second: int, *, ring: bool = False) -> None:
+        """Move the end to *mark*, and with *ring* wake those who read up to there; under the partition's lock.
+
+        After the write.
+        """
         words, at = self._words_of(slot)
         which = ~words[at + _WRITTEN] & 1
         record = at + _ENDS + 3 * which
         words[record], words[record + 1], words[record + 2] = mark.position, mark.segment, second
-        words[at + _WRITTEN] = mark.offset << 1 | which
+        if ring:
+            place = PAGE_BYTES + slot * SLOT_BYTES + 8 * _WRITTEN
+            self.files.pwrite(self.fd, _WORD.pack(mark.offset << 1 | which), place)
+        else:
+            words[at + _WRITTEN] = mark.offset << 1 | which
 
     def durable(self, slot: int) -> Mark:
         """The end of what would survive a power cut."""

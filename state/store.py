@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from framework.log import Log, NewRecord, TopicInfo, encode
+from framework.log import Log, NewRecord, Partition, TopicInfo, encode
 from framework.log.errors import Error, OffsetOutOfRange, UnknownTopic
 from framework.log.producers import TASK_PRODUCER_BIT
 from framework.state import rows
@@ -43,6 +43,8 @@ class Commit:
     """(topic id, partition, batch), in the order of sending."""
     sequences: dict[tuple[str, int], int] = field(default_factory=dict)
     """The next sequence number to each target of the outbox."""
+    inputs: list[Partition] = field(default_factory=list)
+    """What the offsets in `changes` were read from; synced first, or a power cut could leave less than was counted."""
 
 
 class Store:
@@ -210,6 +212,7 @@ class Store:
 
     def _commit(self, commit: Commit) -> list[int]:
         self._check_new_targets(commit)
+        self._sync_inputs(commit.inputs)
         numbers = range(self._next_number, self._next_number + len(commit.outbox))
         self._next_number = numbers.stop
         changes = list(commit.changes)
@@ -232,13 +235,23 @@ class Store:
             self.database.write([(rows.outbox_key(number), None) for number in numbers])
         return offsets
 
+    def _sync_inputs(self, inputs: Sequence[Partition]) -> None:
+        synced = [self._log.sync(partition) for partition in inputs if not partition.is_synced]
+        try:
+            for done in synced:
+                done.result()
+        except (Error, OSError) as error:
+            raise StateFailed(
+                f"a commit to {self.path} cannot be written: its input cannot be synced: {error}"
+            ) from error
+
     def _append(self, topic_id: str, partition: int, batch: bytearray) -> Future[int]:
         info = self._topics.get(topic_id)
         if info is None:
             gone: Future[int] = Future()
             gone.set_exception(UnknownTopic(f"the topic with id {topic_id} has been deleted"))
             return gone
-        return self._log.append(self._log.partition(info, partition), [batch])
+        return self._log.append(self._log.partition(info, partition), [batch], durable=True)
 
     def _offset_of(self, done: Future[int]) -> int:
         """The offset of an appended batch; -1 if its topic is gone, for which a commit cannot wait."""

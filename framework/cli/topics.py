@@ -156,7 +156,9 @@ def _settings(app: App | None, name: str, retention: str | None, settings: tuple
     return TopicSettings.from_config(settings_from(config, retention, settings))
 
 
-def settings_from(config: dict[str, int], retention: str | None, settings: tuple[str, ...]) -> dict[str, int]:
+def settings_from(
+    config: dict[str, int | str], retention: str | None, settings: tuple[str, ...]
+) -> dict[str, int | str]:
     """*config*, changed by what the options say.
 
     Raises:
@@ -168,6 +170,9 @@ def settings_from(config: dict[str, int], retention: str | None, settings: tuple
         key, equals, value = text.partition("=")
         if not equals:
             raise InvalidSetting(f"--config {text!r} is not NAME=VALUE")
+        if key == "durability":
+            config[key] = value
+            continue
         try:
             config[key] = int(value)
         except ValueError:

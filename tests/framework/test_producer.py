@@ -38,7 +38,7 @@ class Watched(Log):
         self.free = threading.Event()
         self.free.set()
 
-    def append(self, partition: Partition, batches: list[bytearray]) -> Future[int]:
+    def append(self, partition: Partition, batches: list[bytearray], *, durable: bool = False) -> Future[int]:
         """Count, wait until free, then append in order."""
         self.appends.append(len(batches))
         if self.free.is_set():

@@ -11,7 +11,7 @@ import pytest
 from framework.log import Log, NewRecord, Partition, TopicSettings, encode
 from framework.log.errors import InvalidSetting, OffsetOutOfRange, UnknownTopic
 
-SMALL = {"segment_bytes": 4096}
+SMALL: dict[str, Any] = {"segment_bytes": 4096}
 VALUE = bytes(900)
 DAY_MS = 24 * 3600 * 1000
 
@@ -40,7 +40,7 @@ def log(tmp_path: Path, clock: ManualClock) -> Any:
         yield log
 
 
-def topic(log: Log, **settings: int) -> Partition:
+def topic(log: Log, **settings: Any) -> Partition:
     """A topic of one partition with small segments."""
     return log.partition(log.create_topic("t", 1, TopicSettings(**{**SMALL, **settings})), 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from framework.log.errors import InvalidName, InvalidSetting
 from framework.log.settings import (
+    DURABILITIES,
     MAX_PARTITIONS,
     RANGES,
     TopicSettings,
@@ -18,11 +20,16 @@ from framework.log.settings import (
     kafka_name,
 )
 
-any_settings = st.fixed_dictionaries({name: st.integers(low, high) for name, (low, high) in RANGES.items()})
+any_settings = st.fixed_dictionaries(
+    {
+        **{name: st.integers(low, high) for name, (low, high) in RANGES.items()},
+        "durability": st.sampled_from(DURABILITIES),
+    }
+)
 
 
 def test_every_setting_has_a_range_and_kafkas_name() -> None:
-    assert {field.name for field in dataclasses.fields(TopicSettings)} == set(RANGES)
+    assert {field.name for field in dataclasses.fields(TopicSettings)} == {*RANGES, "durability"}
     assert set(TopicSettings().as_config()) == {
         "retention.ms",
         "retention.bytes",
@@ -31,11 +38,12 @@ def test_every_setting_has_a_range_and_kafkas_name() -> None:
         "index.interval.bytes",
         "segment.ms",
         "hold.bytes",
+        "durability",
     }
 
 
 @given(any_settings)
-def test_settings_survive_the_way_through_kafkas_names(values: dict[str, int]) -> None:
+def test_settings_survive_the_way_through_kafkas_names(values: dict[str, Any]) -> None:
     settings = TopicSettings(**values)
     assert TopicSettings.from_config(settings.as_config()) == settings
 
@@ -49,11 +57,11 @@ def test_what_is_not_named_has_its_default() -> None:
 @pytest.mark.parametrize("name", RANGES)
 def test_both_ends_of_a_range_are_taken_and_one_beyond_is_refused(name: str) -> None:
     low, high = RANGES[name]
-    TopicSettings(**{name: low})
-    TopicSettings(**{name: high})
+    TopicSettings.from_config({kafka_name(name): low})
+    TopicSettings.from_config({kafka_name(name): high})
     for beyond in (low - 1, high + 1):
         with pytest.raises(InvalidSetting, match=rf"{kafka_name(name)} is {beyond}, .* {low} and {high}"):
-            TopicSettings(**{name: beyond})
+            TopicSettings.from_config({kafka_name(name): beyond})
 
 
 @pytest.mark.parametrize("value", ["8192", 8192.0, True, None])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from framework import App, Stream
-from framework.log import Files, Log, TopicInfo, TopicSettings
+from framework.log import Files, Log, TopicInfo, TopicSettings, encode
 from framework.log.errors import NewerFormat, OffsetOutOfRange
 from framework.log.manifest import Manifest
 from framework.state import rows
@@ -306,3 +306,20 @@ def test_a_refused_store_is_closed_and_can_be_opened_when_the_reason_is_gone(
     database.write([(rows.meta_key("store"), meta)])
     database.close()
     assert open_store(log).replayed == 0
+
+
+def test_input_that_is_only_written_is_synced_before_the_state_counts_it(log: Log, open_store: Any) -> None:
+    """F30: else a power cut would leave a state that has read records which are gone."""
+    info = log.create_topic("quick", 1, TopicSettings(durability="os"))
+    partition, store = log.partition(info, 0), open_store(log)
+    log.append(partition, encode(numbered(1, 2), max_batch_bytes=1 << 20)).result()
+    order: list[bool] = []
+    write = store.database.write
+
+    def watched(changes: Any) -> None:
+        order.append(partition.is_synced)
+        write(changes)
+
+    store.database.write = watched
+    store.commit(Commit([(rows.offset_key("fold", info.id, 0), rows.pack_u64(2))], inputs=[partition]))
+    assert order == [True]

@@ -258,7 +258,7 @@ ARGUMENTS = {
     "unknown setting": Mistake(
         "topics create t --config retention=1",
         "unknown topic setting 'retention'; known are retention.ms, retention.bytes, segment.bytes, "
-        "max.message.bytes, index.interval.bytes, segment.ms, hold.bytes",
+        "max.message.bytes, index.interval.bytes, segment.ms, hold.bytes, durability",
         2,
     ),
     "setting out of range": Mistake(
