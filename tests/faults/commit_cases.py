@@ -101,10 +101,12 @@ def in_child(run: Callable[[int], None]) -> tuple[int, str]:
     return os.waitpid(pid, 0)[1], text
 
 
-def case(data: Path, batches: int, rounds: int, number: int | None, *, after: bool) -> tuple[list[str], str | None]:
-    """Die at operation *number*, start again with more input, compare; (points, what is wrong)."""
+def case(
+    data: Path, batches: int, rounds: int, target: tuple[str, int] | None, *, after: bool
+) -> tuple[list[str], str | None]:
+    """Die at *target*, start again with more input, compare; (points, what is wrong)."""
     make(data, batches)
-    dying = Points(number, after=after)
+    dying = Points(target, after=after)
 
     def first(pipe: int) -> None:
         dying.report = pipe
@@ -181,10 +183,11 @@ def main() -> None:
     if difference is not None:
         failures.append(f"killed nowhere: {difference}")
     for number, name in enumerate(names):
+        # The threads of one commit may come in another order each time, so a point is known by its name.
+        target = (name, names[: number + 1].count(name))
         for when in ("before", "after"):
             where = root / f"{number}-{when}"
-            # The threads of one commit may come in another order than the first time, so the point has its own say.
-            died, difference = case(where, batches, rounds, number, after=when == "after")
+            died, difference = case(where, batches, rounds, target, after=when == "after")
             if len(died) == 1:
                 hits[f"{when} {died[0]}"] += 1
             if difference is not None:

@@ -16,10 +16,10 @@ from framework.state.rows import Change
 class Points:
     """Counts the operations since `arm`, by name, and kills the process before or after one of them."""
 
-    def __init__(self, number: int | None = None, *, after: bool = False) -> None:
-        """Die at operation *number* from `arm` on; None lives."""
+    def __init__(self, target: tuple[str, int] | None = None, *, after: bool = False) -> None:
+        """Die at the *target*: an operation's name, and the how-manieth of its name since `arm`; None lives."""
         self.names: list[str] = []
-        self._number, self._after, self._armed = number, after, False
+        self._target, self._after, self._armed = target, after, False
         self.report: int | None = None
 
     def arm(self) -> None:
@@ -31,7 +31,7 @@ class Points:
         if not self._armed:
             return False
         self.names.append(name)
-        chosen = len(self.names) - 1 == self._number
+        chosen = (name, self.names.count(name)) == self._target
         if chosen and not self._after:
             self.die()
         return chosen
