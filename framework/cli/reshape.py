@@ -34,7 +34,7 @@ def alter(
 ) -> None:
     """Give the topic NAME other settings or more partitions; in force everywhere with the next append."""
     from framework.cli.directory import reading
-    from framework.cli.topics import settings_from
+    from framework.cli.settings import settings_from
     from framework.log import TopicSettings
 
     with reading(app_name, data) as directory:

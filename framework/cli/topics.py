@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 from framework.cli.options import directory_options, json_option
 from framework.cli.reshape import alter, delete, delete_records, purge
 from framework.cli.send import send
+from framework.cli.settings import duration, settings_from
 from framework.cli.tail import tail
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from framework.log import TopicInfo, TopicSettings
 
 COLUMNS = ("topic", "partitions", "records", "bytes", "retention")
-UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
 
 
 @click.group()
@@ -115,14 +113,6 @@ def create(
         click.echo(f"made topic {name!r} with {count} partition{'s' * (count > 1)} in {directory.path}", err=True)
 
 
-def duration(milliseconds: int) -> str:
-    """*milliseconds* in the largest unit that divides it; -1 is for ever."""
-    if milliseconds < 0:
-        return "forever"
-    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if milliseconds % UNITS_MS[unit] == 0)
-    return f"{milliseconds // UNITS_MS[unit]}{unit}"
-
-
 def _partition_rows(directory: Directory, info: TopicInfo) -> Iterator[dict[str, Any]]:
     for number in range(info.partitions):
         partition = directory.log.partition(info, number)
@@ -154,32 +144,3 @@ def _settings(app: App | None, name: str, retention: str | None, settings: tuple
 
     config = app.topics[name].settings().as_config() if app is not None and name in app.topics else {}
     return TopicSettings.from_config(settings_from(config, retention, settings))
-
-
-def settings_from(
-    config: dict[str, int | str], retention: str | None, settings: tuple[str, ...]
-) -> dict[str, int | str]:
-    """*config*, changed by what the options say.
-
-    Raises:
-        InvalidSetting: They cannot be understood.
-    """
-    from framework.log.errors import InvalidSetting
-
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InvalidSetting(f"--config {text!r} is not NAME=VALUE")
-        if key == "durability":
-            config[key] = value
-            continue
-        try:
-            config[key] = int(value)
-        except ValueError:
-            raise InvalidSetting(f"--config {text!r}: {value!r} is no whole number") from None
-    if retention is not None:
-        match = _DURATION.fullmatch(retention)
-        if match is None and retention != "forever":
-            raise InvalidSetting(f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like")
-        config["retention.ms"] = int(match[1]) * UNITS_MS[match[2]] if match else -1
-    return config

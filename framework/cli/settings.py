@@ -1,0 +1,45 @@
+"""Topic settings as options say them: Kafka's names, and times with a unit."""
+
+from __future__ import annotations
+
+import re
+
+UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
+
+
+def settings_from(
+    config: dict[str, int | str], retention: str | None, settings: tuple[str, ...]
+) -> dict[str, int | str]:
+    """*config*, changed by what the options say.
+
+    Raises:
+        InvalidSetting: They cannot be understood.
+    """
+    from framework.log.errors import InvalidSetting
+
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidSetting(f"--config {text!r} is not NAME=VALUE")
+        if key == "durability":
+            config[key] = value
+            continue
+        try:
+            config[key] = int(value)
+        except ValueError:
+            raise InvalidSetting(f"--config {text!r}: {value!r} is no whole number") from None
+    if retention is not None:
+        match = _DURATION.fullmatch(retention)
+        if match is None and retention != "forever":
+            raise InvalidSetting(f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like")
+        config["retention.ms"] = int(match[1]) * UNITS_MS[match[2]] if match else -1
+    return config
+
+
+def duration(milliseconds: int) -> str:
+    """*milliseconds* in the largest unit that divides it; -1 is for ever."""
+    if milliseconds < 0:
+        return "forever"
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if milliseconds % UNITS_MS[unit] == 0)
+    return f"{milliseconds // UNITS_MS[unit]}{unit}"
