@@ -23,6 +23,8 @@ COMMANDS = {
     "agents": "framework.cli.agents:agents",
     "tables": "framework.cli.tables:tables",
     "jobs": "framework.cli.jobs:jobs",
+    "verify": "framework.cli.verify:verify",
+    "doctor": "framework.cli.doctor:doctor",
 }
 EPILOG = """\b
 Environment:

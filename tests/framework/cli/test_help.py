@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 COMMANDS = {
-    "": ["worker", "topics", "agents", "tables", "jobs"],
+    "": ["worker", "topics", "agents", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
     "agents": ["ls"],
     "tables": ["get", "ls", "scan"],
