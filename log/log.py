@@ -204,8 +204,10 @@ class Log:
             if not (self.path / "shared").exists() and not (self.path / "catalogue").exists():
                 if not create:
                     raise NoDataDirectory(f"there is no data directory at {self.path}")
+                made = [self.path, *(path for path in self.path.parents if not path.exists())]
                 self.path.mkdir(parents=True, exist_ok=True)
-                self.files.sync_directory(self.path.parent)
+                for path in made:
+                    self.files.sync_directory(path.parent)
         except OSError as error:
             raise Error(f"cannot open the data directory {self.path}: {error.strerror}") from error
 

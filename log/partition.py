@@ -51,6 +51,7 @@ class Partition:
         self._catalogue, self._catalogue_version = place.catalogue, -1
         self._reads_written = topic.settings.durability == "os"
         self._segments = Segments(self.directory, topic, number, place.shared, place.files)
+        self._named_generation = 0
         self._writer: Writer | None = None
         self._producers: Producers | None = None
         self._folded_to = Mark(0, 0, 0)
@@ -238,6 +239,7 @@ class Partition:
             if mark.offset:
                 raise Damaged(f"{self.directory / 'manifest'} is missing, but the log end is {mark.offset}")
             manifest = self._create()
+        self._sync_names(manifest)
         if manifest.active.base_offset != mark.segment:
             # Killed between the new manifest and the mark: the roll is as good as done.
             if manifest.active.base_offset != mark.offset:
@@ -256,16 +258,29 @@ class Partition:
 
     def _create(self) -> Manifest:
         for directory in (self.directory.parent.parent, self.directory.parent, self.directory):
-            if not directory.is_dir():
-                try:
-                    self._files.mkdir(directory)
-                except FileExistsError:  # Made by another process, for another partition.
-                    self._files.sync_directory(directory.parent)
+            try:
+                self._files.mkdir(directory)
+            except FileExistsError:
+                # Whoever made it may have been killed before its name was durable.
+                self._files.sync_directory(directory.parent)
         manifest = Manifest.empty(self.topic.id, self.number)
         segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
         begin_segment(self._files, segment, Producers())
         self._segments.replace(manifest)
+        self._named_generation = manifest.active.generation
         return manifest
+
+    def _sync_names(self, manifest: Manifest) -> None:
+        """Make the names of the active segment and of its manifest durable, unless it is known that they are.
+
+        Who replaced the manifest may have been killed before it was durable: then every process sees the new one, and
+        after a power cut the old one is back. Once a batch of the segment is durable, its writer has been here.
+        """
+        active, durable = manifest.active, self._shared.durable(self.slot)
+        if self._named_generation != active.generation:
+            if durable.segment != active.base_offset or durable.position == 0:
+                self._files.sync_directory(self.directory)
+            self._named_generation = active.generation
 
     def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | OutOfOrderSequence]:
         """Give each new batch its offset and write it; roll where the active segment is full."""
@@ -352,6 +367,7 @@ class Partition:
         segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
         begin_segment(self._files, segment, producers)
         self._segments.replace(manifest)
+        self._named_generation = row.generation
         self._segments.segment(manifest, len(manifest.segments) - 2)
         mark = Mark(mark.offset, 0, mark.offset)
         self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))

@@ -19,7 +19,7 @@ from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, fault, read_header
 from framework.log.manifest import Manifest, SegmentRow
 from framework.log.producers import Producers
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, last_second
 from framework.log.shared import Mark, Shared
 
 _CHUNK_BYTES = 4 << 20
@@ -62,6 +62,9 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     finally:
         files.close(fd)
     second = _cut_append_times(directory, active, end.offset, files)
+    for row in reversed(manifest.segments[:-1]):
+        # Nothing is appended to the active one yet, and after a power cut the clock may be wrong.
+        second = second or last_second(directory / f"{row.stem}.appended")
     shared.reset(slot, end, second)
 
 
@@ -85,7 +88,9 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     fd = files.open(old.path)
     try:
         producers.fold(lambda size, position: files.pread(fd, size, position), 0, durable.position)
-        end = _scan(files, fd, durable, max(durable.position, shared.written(slot).position))
+        # The mark is that of the segment before, if an earlier rebuilding was killed behind its manifest.
+        size = min(files.size(fd), shared.written(slot).position)
+        end = _scan(files, fd, durable, max(durable.position, size))
         data = files.pread(fd, end.position - durable.position, durable.position)
     finally:
         files.close(fd)
@@ -140,12 +145,12 @@ def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: File
         data = files.pread(fd, size, 0)
         if data[: len(APPENDED_MAGIC)] != APPENDED_MAGIC:
             data, size = APPENDED_MAGIC, -1
-        second, keep = 0, len(APPENDED_MAGIC)
+        second, base, keep = 0, active.base_offset, len(APPENDED_MAGIC)
         while keep + ENTRY.size <= len(data):
             try_second, base_offset = ENTRY.unpack_from(data, keep)
-            if base_offset >= end or try_second < second:
-                break
-            second, keep = try_second, keep + ENTRY.size
+            if not base <= base_offset < end or try_second < max(second, 1):
+                break  # Of a batch that is gone, or zeros where an entry was not yet on disk.
+            second, base, keep = try_second, base_offset, keep + ENTRY.size
         if keep != size:
             files.truncate(fd, keep)
             files.pwrite(fd, data[:keep], 0)

@@ -94,6 +94,9 @@ class Shared:
 
     def adopt(self, boot_id: bytes) -> None:
         """Write this boot and this file's identity into the page: from now on the slots are true."""
+        if not self.same_file:
+            # A copy's slots spoke of the original: none may be left on the disk when the page says that they are true.
+            self.files.fdatasync(self.fd)
         stat = os.fstat(self.fd)
         page = _WORD.pack(_MAGIC) + _WORD.pack(VERSION) + boot_id
         page += _WORD.pack(stat.st_ino) + _WORD.pack(stat.st_dev)
@@ -184,15 +187,17 @@ class Shared:
     def reset(self, slot: int, mark: Mark, second: int) -> None:
         """Set both marks to *mark*, whatever they were: recovery, in a process that is alone."""
         words, at = self._words_of(slot)
-        for word in range(_CHANGES):  # A reader may know the count of changes, and the hold stays what it was.
-            words[at + word] = 0
+        # A reader may know the count of changes, and the hold stays what it was.
         words[at + _CHANGES] += 1
-        words[at + _ENDS], words[at + _ENDS + 1], words[at + _ENDS + 2] = mark.position, mark.segment, second
-        words[at + _WRITTEN] = mark.offset << 1
-        words[at + _MARKS], words[at + _MARKS + 1] = mark.position, mark.segment
-        words[at + _DURABLE] = mark.offset << 1
+        self.publish_written(slot, mark, second)
+        # As when a mark is published, the record first and then the word that points to it: a kill or a power cut in
+        # between must not leave the offset of one mark with the place of another.
+        which = ~words[at + _DURABLE] & 1
+        record = at + _MARKS + 2 * which
+        words[record], words[record + 1] = mark.position, mark.segment
+        words[at + _DURABLE] = mark.offset << 1 | which
         words[at + _LAST_STABLE] = mark.offset
-        words[at + _FLAGS] = IN_USE
+        words[at + _FLAGS] = IN_USE  # Last: a failed partition whose rebuilding was killed must be rebuilt again.
 
     def flags(self, slot: int) -> int:
         """The slot's flags: IN_USE, FAILED, DELETED."""

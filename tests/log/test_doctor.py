@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from framework.log.doctor import (
     repair,
     sync_latency,
 )
-from framework.log.errors import Conflict
+from framework.log.errors import Conflict, NoDataDirectory
 from framework.log.manifest import Manifest
 from framework.log.segment import Segment
 from framework.log.shared import PAGE_BYTES
@@ -38,6 +39,11 @@ class Quick(Files):
 def verify(directory: Path) -> list[Finding]:
     """Everything that is found."""
     return list(Verification(directory).findings())
+
+
+def damage(directory: Path) -> list[Finding]:
+    """What is found without the notes."""
+    return [finding for finding in verify(directory) if finding.severity == "damage"]
 
 
 @pytest.fixture
@@ -86,13 +92,13 @@ def test_damaged_marks_are_found(directory: Path, three: Partition) -> None:
         broken = bytearray(data)
         broken[at] ^= 0x80
         path.write_bytes(broken)
-        found = verify(directory)
+        found = damage(directory)
         assert found or at not in told, f"byte {at}"
         assert all(finding.path.name == "shared" or finding.path.suffix in (".log", ".appended") for finding in found)
     path.write_bytes(data[: PAGE_BYTES + 100])
-    assert [finding.path for finding in verify(directory)] == [path]
+    assert [finding.path for finding in damage(directory)] == [path]
     path.write_bytes(b"")
-    assert [finding.repairable for finding in verify(directory)] == [True]
+    assert [finding.repairable for finding in damage(directory)] == [True]
 
 
 def test_an_index_that_is_whole_but_wrong_is_found(directory: Path, three: Partition) -> None:
@@ -110,8 +116,10 @@ def test_an_index_that_is_whole_but_wrong_is_found(directory: Path, three: Parti
         path.write_bytes(other.index_bytes())
         assert [finding.path for finding in verify(directory)] == [path]
         column[1] -= 1
-    path.write_bytes(segment.index_bytes())
-    assert [finding.path for finding in verify(directory)] == [path]
+    other._max_timestamp += 1
+    for wrong in (other, segment):
+        path.write_bytes(wrong.index_bytes())
+        assert [finding.path for finding in verify(directory)] == [path]
 
 
 def test_files_that_no_manifest_names_are_notes(directory: Path, three: Partition, child: Any) -> None:
@@ -125,6 +133,31 @@ def test_files_that_no_manifest_names_are_notes(directory: Path, three: Partitio
     ]
     user = child("log = Log(sys.argv[1])\nsay('open')\nhear()", directory)
     user.hear()
+    assert verify(directory) == []
+
+
+def test_a_directory_without_anything_is_none(tmp_path: Path) -> None:
+    with pytest.raises(NoDataDirectory, match="there is no data directory at"):
+        Verification(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_nothing_that_can_stand_in_the_files_raises_or_hangs(directory: Path, three: Partition, seed: int) -> None:
+    """Pieces of files are overwritten with others' pieces, noise and zeros, often with a right checksum."""
+    draw = random.Random(seed)
+    paths = [directory / "catalogue", directory / "shared", *sorted(three.directory.iterdir())]
+    originals = {path: path.read_bytes() for path in paths}
+    for _ in range(200):
+        for path in draw.sample(paths, draw.choice((1, 1, 2, 3))):
+            data, other = bytearray(originals[path]), originals[draw.choice(paths)]
+            at, size = draw.randrange(len(data) + 1), draw.choice((1, 8, 61, 500, 5000))
+            piece = draw.choice((draw.randbytes(size), bytes(size), other[draw.randrange(len(other)) :][:size]))
+            data[at : at + draw.choice((0, size))] = piece
+            path.write_bytes(data)
+        list(Verification(directory, deep=True).findings())
+        for path in paths:
+            path.write_bytes(originals[path])
     assert verify(directory) == []
 
 
