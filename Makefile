@@ -11,7 +11,7 @@ DATA := .venv/data.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test bench clean
+.PHONY: help run test bench torture clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -30,6 +30,9 @@ test: $(DEV) $(DATA) ## check format, style and types, and run all tests
 
 bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
 	$(BIN)/python tests/benchmarks/run.py
+
+torture: $(DEV) ## power cuts and kills at every operation of the log, with many more seeds; takes long
+	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults
 
 clean: ## remove .venv and all that the commands above leave behind, the example's data too
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
