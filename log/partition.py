@@ -171,7 +171,8 @@ class Partition:
             if mark.position and 0 <= self.topic.settings.retention_ms < age_ms:
                 writer, mark = self._roll(writer)  # All of it is too old, so it need not wait for the next append.
             closed = [
-                ClosedSegment(behind.base_offset, segment.size_bytes or 0, last_second(segment.appended_path))
+                # Without an entry, which a power cut may have taken, the age is not known, and old is not assumed.
+                ClosedSegment(behind.base_offset, segment.size_bytes or 0, last_second(segment.appended_path) or now_s)
                 for segment, behind in pairwise(self._segments.all())
             ]
             hold = self._shared.hold(self.slot)

@@ -166,6 +166,7 @@ def killed(directory: Path, name: str, number: int, skipped: str | None = None) 
     try:
         RUNS[name](history)
     except Killed:
+        history.expected()  # Notes what could be seen by then.
         history.close()
     else:
         history.close()

@@ -95,6 +95,11 @@ def test_damaged_marks_are_found(directory: Path, three: Partition) -> None:
         found = damage(directory)
         assert found or at not in told, f"byte {at}"
         assert all(finding.path.name == "shared" or finding.path.suffix in (".log", ".appended") for finding in found)
+    lower = bytearray(data)
+    lower[PAGE_BYTES] -= 2
+    path.write_bytes(lower)
+    [finding] = damage(directory)
+    assert finding.text == "t-0: durable 18 or last stable 18 is above 17"
     path.write_bytes(data[: PAGE_BYTES + 100])
     assert [finding.path for finding in damage(directory)] == [path]
     path.write_bytes(b"")

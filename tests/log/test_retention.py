@@ -204,3 +204,12 @@ def test_a_deleted_topic_takes_no_appends_and_no_reads_by_those_who_have_it_open
     assert offsets(log, new) == [0]
     with pytest.raises(UnknownTopic, match="has been deleted"):
         fill(log, other, 1)
+
+
+def test_a_segment_whose_append_times_are_lost_is_not_taken_for_old(log: Log) -> None:
+    """A power cut may take the entry and leave the batch."""
+    partition = topic(log, retention_ms=DAY_MS)
+    fill(log, partition, 9)
+    first = partition.segments()[0].appended_path
+    first.write_bytes(first.read_bytes()[:8])
+    assert partition.retain() == 0
