@@ -11,6 +11,7 @@ Any number of processes may have it open at once.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from concurrent.futures import Future
 from contextlib import suppress
@@ -20,13 +21,16 @@ from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.committer import Append, Committer
 from framework.log.doorbell import Doorbell
-from framework.log.errors import Conflict, Error, LogClosed, NoDataDirectory, UnknownPartition
+from framework.log.errors import Conflict, Damaged, Error, LogClosed, NoDataDirectory, UnknownPartition
 from framework.log.files import Files
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
-from framework.log.recovery import rebuild_partition, recover_partition
+from framework.log.manifest import Manifest
+from framework.log.recovery import rebuild_partition, recover_partition, remove_garbage
 from framework.log.settings import TopicSettings
-from framework.log.shared import FAILED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
+from framework.log.shared import DAMAGED, DELETED, FAILED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
+
+logger = logging.getLogger(__name__)
 
 
 class Log:
@@ -43,9 +47,12 @@ class Log:
     ) -> None:
         """Open the directory, and recover it if the machine went down since it was last open.
 
+        A partition that has lost what was durable takes no appends, is read as far as it goes, and is named in the
+        process's log (`framework.log`); the others are as they were.
+
         Raises:
             NoDataDirectory: There is none at *path*, and *create* is false.
-            Damaged: It cannot be opened without losing what was durable.
+            Damaged: The catalogue or the shared file is not what was written.
         """
         self.path = Path(path).absolute()
         self.files, self.clock = files or Files(), clock or SystemClock()
@@ -219,17 +226,19 @@ class Log:
             self.shared.grow(1 + max((slot for topic in topics for slot in topic.slots), default=0))
             for topic in topics:
                 for number in range(topic.partitions):
-                    partition = self.partition(topic, number)
-                    recover_partition(partition.directory, topic, number, self.shared, self.files)
+                    self._recover_partition(topic, number)
             self.shared.adopt(boot_id)
             self._remove_deleted()
         elif self.shared.alone:
-            self._rebuild_failed()
+            self._repair_partitions()
+            self._remove_garbage()
+            self._remove_deleted()
         self.shared.opened()
         for topic in self._catalogue.topics().values():
             for number, slot in enumerate(topic.slots):
                 # Its writer may have been killed between write and sync.
-                if self.shared.written_offset(slot) > self.shared.durable_offset(slot):
+                bad = self.shared.flags(slot) & (FAILED | DAMAGED | DELETED)
+                if self.shared.written_offset(slot) > self.shared.durable_offset(slot) and not bad:
                     self.sync(self.partition(topic, number))
 
     def _remove_deleted(self) -> None:
@@ -238,6 +247,14 @@ class Log:
         for path in (self.path / "topics").glob("*"):
             if path.name not in known:
                 self._remove_directory(path)
+
+    def _remove_garbage(self) -> None:
+        """Remove the files of rolls, retentions and compactions that were killed."""
+        for topic in self._catalogue.topics().values():
+            for number in range(topic.partitions):
+                partition = self.partition(topic, number)
+                with suppress(FileNotFoundError, Damaged):  # Nothing was appended yet; or others have to say so.
+                    remove_garbage(partition.directory, Manifest.read(partition.directory), self.files)
 
     def _remove_directory(self, path: Path) -> None:
         if not path.is_dir():
@@ -250,10 +267,22 @@ class Log:
         path.rmdir()
         self.files.sync_directory(path.parent)
 
-    def _rebuild_failed(self) -> None:
+    def _recover_partition(self, topic: TopicInfo, number: int) -> None:
+        """One that has lost what was durable says so when it is used, and the others are served."""
+        try:
+            recover_partition(self.partition(topic, number).directory, topic, number, self.shared, self.files)
+        except Damaged as error:
+            logger.error("%s-%d is damaged and takes no appends: %s", topic.name, number, error)
+            slot = topic.slots[number]
+            self.shared.set_flags(slot, self.shared.flags(slot) | DAMAGED)
+
+    def _repair_partitions(self) -> None:
+        """Take partitions into use again whose sync failed, or whose files were put back."""
         for topic in self._catalogue.topics().values():
             for number, slot in enumerate(topic.slots):
-                if self.shared.flags(slot) & FAILED:
+                if self.shared.flags(slot) & DAMAGED:
+                    self._recover_partition(topic, number)
+                elif self.shared.flags(slot) & FAILED:
                     partition = self.partition(topic, number)
                     # Where the disk still refuses, the partition stays failed, which every append will say.
                     with suppress(OSError):

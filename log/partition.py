@@ -21,7 +21,7 @@ from framework.log.producers import Producers
 from framework.log.retention import ClosedSegment, segments_to_remove
 from framework.log.segment import Segment, begin_segment, last_second
 from framework.log.segments import Segments
-from framework.log.shared import DELETED, FAILED, PARTITION_LOCK, Mark, Shared
+from framework.log.shared import DAMAGED, DELETED, FAILED, PARTITION_LOCK, Mark, Shared
 from framework.log.writer import Writer
 
 Placed = tuple[bytearray, int, int, int]
@@ -162,7 +162,7 @@ class Partition:
     def retain(self) -> int:
         """Remove the closed segments that retention does not keep; the log start."""
         with self._locked():
-            if self._shared.flags(self.slot) & (FAILED | DELETED) or self._segments.manifest() is None:
+            if self._shared.flags(self.slot) & (FAILED | DELETED | DAMAGED) or self._segments.manifest() is None:
                 return self.log_start
             self._refresh_topic()
             writer, mark = self._attach_writer()
@@ -212,6 +212,8 @@ class Partition:
     def _check_not_failed(self) -> None:
         if self._shared.flags(self.slot) & FAILED:
             raise PartitionFailed(f"{self.name} failed to sync and takes no appends until it is reopened")
+        if self._shared.flags(self.slot) & DAMAGED:
+            raise Damaged(f"{self.name} has lost what was durable and takes no appends; `framework verify` says more")
 
     def _refresh_topic(self) -> None:
         """Take over settings that have been altered."""

@@ -19,7 +19,7 @@ from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, fault, read_header
 from framework.log.manifest import Manifest, SegmentRow
 from framework.log.producers import Producers
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, last_second
+from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, first_second, last_second
 from framework.log.shared import Mark, Shared
 
 _CHUNK_BYTES = 4 << 20
@@ -42,7 +42,7 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
             raise Damaged(f"{directory} has no manifest, but segments with batches in them") from None
         shared.reset(slot, Mark(0, 0, 0), 0)
         return
-    _remove_garbage(directory, manifest, files)
+    remove_garbage(directory, manifest, files)
     active = manifest.active
     if point.segment != active.base_offset:
         point = Mark(active.base_offset, 0, active.base_offset)
@@ -65,6 +65,7 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     for row in reversed(manifest.segments[:-1]):
         # Nothing is appended to the active one yet, and after a power cut the clock may be wrong.
         second = second or last_second(directory / f"{row.stem}.appended")
+    _restore_first_time(directory / f"{active.stem}.appended", active.base_offset, end.offset, second, files)
     shared.reset(slot, end, second)
 
 
@@ -92,8 +93,10 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
         size = min(files.size(fd), shared.written(slot).position)
         end = _scan(files, fd, durable, max(durable.position, size))
         data = files.pread(fd, end.position - durable.position, durable.position)
+        old.walk_to(files, fd, durable.position)
     finally:
         files.close(fd)
+    files.replace(old.index_path, old.index_bytes())
     rolled = manifest.rolled(durable.offset, durable.position)
     if durable.position == 0:  # Nothing of the old segment was durable: the new one takes its place.
         rolled = replace(rolled, segments=(*manifest.segments[:-1], rolled.active))
@@ -112,7 +115,18 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
             files.close(fd)
     rolled.write(files, directory)
     shared.reset(slot, Mark(end.offset, len(data), durable.offset), second)
-    _remove_garbage(directory, rolled, files)
+    if durable.position:
+        _truncate(old.path, durable.position, files)
+    remove_garbage(directory, rolled, files)
+
+
+def _truncate(path: Path, size: int, files: Files) -> None:
+    fd = files.open(path)
+    try:
+        files.truncate(fd, size)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
 
 
 def _scan(files: Files, fd: int, point: Mark, size: int) -> Mark:
@@ -160,7 +174,21 @@ def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: File
     return int(second)
 
 
-def _remove_garbage(directory: Path, manifest: Manifest, files: Files) -> None:
+def _restore_first_time(appended: Path, base_offset: int, end: int, second: int, files: Files) -> None:
+    """Write anew the first entry of a segment whose append times were lost, or retention would keep it for ever."""
+    if end == base_offset or first_second(appended) is not None:
+        return
+    fd = files.open(appended)
+    try:
+        # No earlier than the batches before it; no later than the file's last change, which a power cut leaves alone.
+        second = second or int(appended.with_suffix(".log").stat().st_mtime)
+        files.pwrite(fd, ENTRY.pack(second, base_offset), len(APPENDED_MAGIC))
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+
+
+def remove_garbage(directory: Path, manifest: Manifest, files: Files) -> None:
     """Unlink what a killed roll left: files that the manifest does not name."""
     stems = {row.stem for row in manifest.segments}
     for path in sorted(directory.iterdir()):

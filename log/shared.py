@@ -47,7 +47,7 @@ OPEN_LOCK, ALIVE_LOCK, CATALOGUE_LOCK, JOBS_LOCK = 1 << 40, (1 << 40) + 1, (1 <<
 RETENTION_LOCK = (1 << 40) + 4
 SHARD_LOCK, PARTITION_LOCK = (1 << 40) + 64, 1 << 41
 
-IN_USE, FAILED, DELETED = 1, 2, 4
+IN_USE, FAILED, DELETED, DAMAGED = 1, 2, 4, 8
 _MAGIC = int.from_bytes(b"framelog", sys.byteorder)
 _WORD = struct.Struct("=Q")
 # Words of the page, and of a slot from its start.
@@ -200,7 +200,7 @@ class Shared:
         words[at + _FLAGS] = IN_USE  # Last: a failed partition whose rebuilding was killed must be rebuilt again.
 
     def flags(self, slot: int) -> int:
-        """The slot's flags: IN_USE, FAILED, DELETED."""
+        """The slot's flags: IN_USE, FAILED, DELETED, DAMAGED."""
         words, at = self._words_of(slot)
         return words[at + _FLAGS]
 

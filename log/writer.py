@@ -35,11 +35,18 @@ class Writer:
 
     def note_second(self, second: int, base_offset: int) -> None:
         """From *base_offset* on, batches are appended in *second* or later."""
-        end = self._files.size(self._appended_fd)
+        size = end = self._files.size(self._appended_fd)
         end -= (end - len(APPENDED_MAGIC)) % ENTRY.size  # A torn entry is written over.
+        while end > len(APPENDED_MAGIC) and self._base_offset_at(end - ENTRY.size) >= base_offset:
+            end -= ENTRY.size  # And one of a batch whose writer was killed before it published it.
         self._files.pwrite(self._appended_fd, ENTRY.pack(second, base_offset), end)
+        if size > end + ENTRY.size:
+            self._files.truncate(self._appended_fd, end + ENTRY.size)
         if self.first_second is None:
             self.first_second = second
+
+    def _base_offset_at(self, position: int) -> int:
+        return int(ENTRY.unpack(self._files.pread(self._appended_fd, ENTRY.size, position))[1])
 
     def sync(self, append_second: int) -> None:
         """Bring both files to disk; the second one has changed only if *append_second* has."""

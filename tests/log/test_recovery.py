@@ -164,27 +164,50 @@ def test_damage_below_the_recovery_point_is_left_and_reported_while_the_tail_is_
     reader.close()
 
 
-def test_a_segment_shorter_than_what_was_durable_is_damaged(
-    directory: Path, open_log: Any, reboot: Any, five: list[int]
+def test_a_segment_shorter_than_what_was_durable_is_damaged_and_the_rest_is_served(
+    directory: Path, open_log: Any, append: Any, read_all: Any, reboot: Any, five: list[int], caplog: Any
 ) -> None:
     path = file_of(directory, ".log")
     with path.open("r+b") as file:
         file.truncate(five[4])
     reboot()
-    with pytest.raises(Damaged, match=f"{path.name} is {five[4]} bytes long, but {five[5]} were durable"):
-        open_log()
+    with open_log() as log:
+        assert f"{path.name} is {five[4]} bytes long, but {five[5]} were durable" in caplog.text
+        damaged = log.partition(log.topic("t"), 0)
+        with pytest.raises(Damaged, match="t-0 has lost what was durable"):
+            append(log, damaged, b"behind it")
+        assert len(log.reader(damaged, 0).read().batches) == 4
+        with pytest.raises(Damaged, match=path.name):
+            read_all(log, damaged)
+        other = log.partition(log.create_topic("other", 1), 0)
+        assert append(log, other, b"served") == 0
     assert path.stat().st_size == five[4], "left as it is"
+
+
+def test_a_partition_is_taken_into_use_again_when_its_files_were_put_back(
+    directory: Path, open_log: Any, append: Any, read_all: Any, reboot: Any, five: list[int]
+) -> None:
+    path = file_of(directory, ".log")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: five[4]])
+    reboot()
+    open_log().close()
+    path.write_bytes(whole)
+    with open_log() as log:
+        partition = log.partition(log.topic("t"), 0)
+        assert append(log, partition, b"behind it") == 5
+        assert len(read_all(log, partition)) == 6
 
 
 @pytest.mark.parametrize("suffix", [".log", "manifest"])
 def test_a_file_that_is_gone_is_damage_and_is_named(
-    directory: Path, open_log: Any, reboot: Any, five: list[int], suffix: str
+    directory: Path, open_log: Any, read_all: Any, reboot: Any, five: list[int], suffix: str
 ) -> None:
     path = file_of(directory, suffix)
     path.unlink()
     reboot()
-    with pytest.raises(Damaged, match=path.name):
-        open_log()
+    with open_log() as log, pytest.raises(Damaged, match=path.name):
+        read_all(log, log.partition(log.topic("t"), 0))
     assert not path.exists()
 
 
@@ -237,11 +260,13 @@ def test_append_times_of_batches_that_are_gone_are_removed(
 def test_append_times_that_were_lost_altogether_begin_anew(
     directory: Path, open_log: Any, append: Any, read_all: Any, reboot: Any, five: list[int]
 ) -> None:
+    """No later than when the batches were written: without any entry, retention could never tell their age."""
     for content in (b"", b"FW", b"garbage!", b"more garbage than a magic number"):
         file_of(directory, ".appended").write_bytes(content)
         reboot()
         with open_log():
-            assert file_of(directory, ".appended").read_bytes() == APPENDED_MAGIC
+            written = int(file_of(directory, ".log").stat().st_mtime)
+            assert file_of(directory, ".appended").read_bytes() == APPENDED_MAGIC + ENTRY.pack(written, 0)
 
 
 def test_recovery_syncs_what_it_keeps_before_it_says_so(
