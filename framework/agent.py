@@ -11,9 +11,10 @@ from typing_extensions import TypeVar
 
 from framework.ack import Ack
 from framework.errors import DeclarationError
+from framework.log import At
 from framework.record import Record
 from framework.stream import Source, Stream, decoding
-from framework.topic import UNSET, At, Topic, Unset
+from framework.topic import UNSET, Topic, Unset
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)

@@ -19,7 +19,7 @@ from framework.committed import CommittedTable
 from framework.dead_letter import MAX_HEADERS_BYTES
 from framework.errors import DeclarationError
 from framework.job import DecorateJob, Job
-from framework.log import Clock, Log, SystemClock, TopicInfo
+from framework.log import At, Clock, Log, SystemClock, TopicInfo
 from framework.log.errors import InvalidName, TopicExists, UnknownTopic
 from framework.log.settings import RANGES, check_partitions
 from framework.producer import Producer
@@ -27,7 +27,7 @@ from framework.schedule import Schedule
 from framework.state.view import StateView
 from framework.stream import Stream
 from framework.table import Table
-from framework.topic import UNSET, At, Durability, Topic, Unset, overrides_of
+from framework.topic import UNSET, Durability, Topic, Unset, overrides_of
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)

@@ -11,22 +11,24 @@ from bisect import bisect_left, bisect_right
 from operator import attrgetter
 
 from framework.log import Fetched, Partition, Reader, StoredRecord, decode, decode_values
+from framework.log.compression import MAX_UNCOMPRESSED_BYTES
 from framework.log.reader import MAX_READ_BYTES
 
 
 class Buffer:
     """The records of one read, by their index in it."""
 
-    def __init__(self, fetched: Fetched) -> None:
-        """Decodes the values."""
+    def __init__(self, fetched: Fetched, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES) -> None:
+        """Decodes the values; *max_uncompressed_bytes* is as much as a batch may hold."""
         self.values: list[bytes | None] = []
         self.next_offset = fetched.next_offset
         self._batches, self._starts, self._bases = fetched.batches, list[int](), list[int]()
         self._decoded, self._records = -1, list[StoredRecord]()
+        self._max_uncompressed_bytes = max_uncompressed_bytes
         for header, batch in fetched.batches:
             self._starts.append(len(self.values))
             self._bases.append(header.base_offset)
-            self.values += decode_values(batch)
+            self.values += decode_values(batch, max_uncompressed_bytes)
 
     def record(self, index: int) -> StoredRecord:
         """The whole record."""
@@ -55,7 +57,7 @@ class Buffer:
 
     def _records_of(self, at: int) -> list[StoredRecord]:
         if at != self._decoded:
-            self._decoded, self._records = at, decode(self._batches[at][1])
+            self._decoded, self._records = at, decode(self._batches[at][1], self._max_uncompressed_bytes)
         return self._records
 
 
@@ -87,7 +89,8 @@ class Fetch:
         while self._next >= len(self.buffer.values):
             if not self.ready(self.offset):
                 return False
-            self.buffer = Buffer(self._reader.read(self._max_read_bytes))
+            fetched = self._reader.read(self._max_read_bytes)
+            self.buffer = Buffer(fetched, self.partition.topic.settings.most_uncompressed_bytes)
             # The first batch may begin below the offset; what it has there has been handled.
             self._next = self.buffer.index(self.offset)
             if self._next >= len(self.buffer.values):

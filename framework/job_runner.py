@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from framework.app import App
-from framework.batch import Batch, Cursor, Range
+from framework.batch import Batch
 from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
 from framework.errors import DecodeError, JobFailed, StaleTask
 from framework.job import Job, RunRow, run_id
-from framework.log import Partition, StoredRecord
+from framework.log import Cursor, Partition, Range, StoredRecord
 from framework.state import rows
 from framework.state.errors import StateBehind, StateFailed
 from framework.state.store import Commit, Store
@@ -178,8 +178,8 @@ class Execution:
         self._dead_letters = app.dead_letters(job.name, job.source)
         ranges = [Range(app.log.partition(info, number), at, end) for number, _, end, at in row.plan]
         self._cursor = Cursor(app.log.reader, ranges)
-        self._cursor.on_bad = self._bury
         self._batch: Batch[Any, Any] = Batch(self._cursor, job.source, run=row.run)
+        self._batch.on_bad = self._bury
         self._batch.number = row.chunk
         self._batch._on_chunk = self._commit_chunk
         self._buried: set[tuple[int, int]] = set()

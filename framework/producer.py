@@ -116,7 +116,8 @@ class Producer:
             self._timer.start()
 
     def _submit(self, buffer: _Buffer) -> None:
-        batches = encode(buffer.records, max_batch_bytes=buffer.topic.settings.max_message_bytes)
+        settings = buffer.topic.settings
+        batches = encode(buffer.records, max_batch_bytes=settings.max_message_bytes, compression=settings.compression())
         with self._room:
             self._unacknowledged += buffer.size
         appended = self._log.append(self._log.partition(buffer.topic, buffer.partition), batches)

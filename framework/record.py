@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
 from framework.log import StoredRecord
+from framework.log.clock import EPOCH
 
 if TYPE_CHECKING:
     from framework.topic import Topic
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Record(Generic[V, K]):
@@ -70,10 +69,3 @@ class Record(Generic[V, K]):
 
     def __repr__(self) -> str:
         return f"<Record {self.id} key={self._stored.key!r} value={self._value!r}>"
-
-
-def to_ms(timestamp: datetime) -> int:
-    """Milliseconds since the epoch; a naive *timestamp* is taken as UTC."""
-    if timestamp.tzinfo is None:
-        timestamp = timestamp.replace(tzinfo=UTC)
-    return (timestamp - EPOCH) // _MILLISECOND

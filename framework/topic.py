@@ -12,19 +12,19 @@ from typing_extensions import TypeVar
 from framework.ack import Ack
 from framework.effects import current
 from framework.errors import DeclarationError, EncodeError
-from framework.log import NewRecord, TopicInfo, TopicSettings, partition_of
+from framework.log import At, NewRecord, TopicInfo, TopicSettings, partition_of
+from framework.log.clock import to_ms
 from framework.log.codec import NO_HEADERS, Headers
-from framework.log.settings import check_partitions, check_topic_name
-from framework.record import to_ms
+from framework.log.settings import Setting, check_partitions, check_topic_name
 from framework.serdes import key_serde_of, serde_of
 
 if TYPE_CHECKING:
     from framework.app import App
     from framework.batch import Batch
+    from framework.follow import Follow
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
-At = Literal["beginning", "end"] | datetime | timedelta | int
 Durability = Literal["group", "always", "os"]
 KEY_CACHE_ROWS = 100_000
 
@@ -49,7 +49,7 @@ class Topic(Generic[V, K]):
         key_type: Any = str,
         key: Callable[[V], K] | None = None,
         partitions: int | None = None,
-        overrides: Mapping[str, int | str] | None = None,
+        overrides: Mapping[str, Setting] | None = None,
     ) -> None:
         """Use `App.topic`. *overrides* are settings that are not the default's, as `TopicSettings` has them."""
         self.name = check_topic_name(name)
@@ -145,12 +145,30 @@ class Topic(Generic[V, K]):
     def read(self, start: At = "beginning", end: At = "end") -> Batch[V, K]:
         """The records from *start* up to *end*, lazily; moves nobody's offsets.
 
-        A datetime is the first record stamped then or later, a timedelta that long ago, a whole number an
-        offset (of each partition). "end" is the end at the moment of the call.
+        A datetime is the first record stamped then or later, a timedelta that long ago, a whole number an offset
+        (of each partition), a negative one so many records before the end. "end" is the end at the moment of the call.
+
+        Raises:
+            OffsetOutOfRange: *start* is an offset that one of the partitions does not have.
         """
         from framework.batch import read_batch
 
         return read_batch(self._app, self, start, end)
+
+    def follow(self, start: At = "end", *, timeout: timedelta | None = None) -> Follow[V]:
+        """The values from *start* on as they come, without tombstones: `for` blocks, `async for` waits.
+
+        For programs that look at a topic beside the agents: it moves nobody's offsets. Ends when there was no record
+        for *timeout*, otherwise never. `.records()` gives keys, offsets and tombstones too.
+
+        Raises:
+            UnknownTopic: Nobody has made the topic yet.
+            OffsetOutOfRange: *start* is an offset that one of the partitions does not have.
+        """
+        from framework.follow import Follow, FollowedRecords
+
+        log = self._app.open(create=False)
+        return Follow(FollowedRecords(lambda: log.follow(self.name, start), self, timeout))
 
     def settings(self) -> TopicSettings:
         """The settings this declaration makes a topic with."""
@@ -165,13 +183,13 @@ class Topic(Generic[V, K]):
         return f"<Topic {self.name!r} of {self.value_serde.name}>"
 
 
-def overrides_of(name: str, retention: timedelta | None | Unset, durability: Durability | None) -> dict[str, int | str]:
+def overrides_of(name: str, retention: timedelta | None | Unset, durability: Durability | None) -> dict[str, Setting]:
     """The settings that a declaration of topic *name* changes.
 
     Raises:
         DeclarationError: *retention* is not positive.
     """
-    overrides: dict[str, int | str] = {} if durability is None else {"durability": durability}
+    overrides: dict[str, Setting] = {} if durability is None else {"durability": durability}
     if retention is None:
         overrides["retention_ms"] = -1
     elif isinstance(retention, timedelta):

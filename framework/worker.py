@@ -12,7 +12,6 @@ from pathlib import Path
 
 from framework.agent import Agent
 from framework.app import App
-from framework.batch import resolve
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
@@ -134,7 +133,7 @@ class Worker:
         for number in range(info.partitions):
             partition, store = log.partition(info, number), shards.of_partition(number)
             committed = store.offset(agent.name, info, number)
-            offset = resolve(self.app, partition, agent.start) if committed is None else committed
+            offset = log.offset_of(partition, agent.start) if committed is None else committed
             loop = self._commits.get(store)
             if loop is None:
                 loop = self._commits[store] = CommitLoop(store, executor)

@@ -15,7 +15,9 @@
 from framework.log.catalogue import TopicInfo
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.codec import Headers, NewRecord, StoredRecord, decode, decode_values, encode
+from framework.log.cursor import At, Cursor, Range
 from framework.log.files import Files
+from framework.log.follow import Follower
 from framework.log.keys import partition_of
 from framework.log.log import Log
 from framework.log.partition import Partition
@@ -23,14 +25,18 @@ from framework.log.reader import Fetched, Reader
 from framework.log.settings import TopicSettings
 
 __all__ = [
+    "At",
     "Clock",
+    "Cursor",
     "Fetched",
     "Files",
+    "Follower",
     "Headers",
     "Log",
     "NewRecord",
     "Partition",
     "Random",
+    "Range",
     "Reader",
     "StoredRecord",
     "SystemClock",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -42,3 +45,10 @@ class SystemRandom:
     def token(self, size: int) -> bytes:
         """*size* random bytes."""
         return secrets.token_bytes(size)
+
+
+def to_ms(timestamp: datetime) -> int:
+    """Milliseconds since the epoch; a naive *timestamp* is taken as UTC."""
+    if timestamp.tzinfo is None:
+        timestamp = timestamp.replace(tzinfo=UTC)
+    return (timestamp - EPOCH) // timedelta(milliseconds=1)

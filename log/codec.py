@@ -12,15 +12,15 @@ an independent one as its oracle.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast
 
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
+from framework.log.compression import COMPRESSION_MASK, COMPRESSIONS, MAX_UNCOMPRESSED_BYTES, compress, decompress
 from framework.log.errors import Damaged, RecordTooLarge
-from framework.log.header import HEADER_BYTES
+from framework.log.header import HEADER_BYTES, seal
 
 Headers = list[tuple[str, bytes | None]]
 NO_HEADERS: Headers = []
@@ -30,6 +30,7 @@ NO_HEADERS: Headers = []
 RECORD_OVERHEAD_BYTES = HEADER_BYTES + 6 * 5 + 10
 """The most that a batch of one record holds besides key, value and headers: the batch's header and varints."""
 HEADER_OVERHEAD_BYTES = 2 * 5
+_ATTRIBUTES_LOW_BYTE = 22
 
 
 class NewRecord(NamedTuple):
@@ -69,17 +70,20 @@ def encode(
     records: Iterable[NewRecord],
     *,
     max_batch_bytes: int,
+    compression: str = "uncompressed",
     producer_id: int = -1,
     producer_epoch: int = -1,
     base_sequence: int = -1,
 ) -> list[bytearray]:
     """*records* as batches of at most *max_batch_bytes*, each based at offset 0 until it is appended.
 
+    *compression* is gzip, snappy, lz4, zstd or uncompressed; what it does not make smaller is left as it is.
     With a *producer_id*, sequence numbers run on through the batches from *base_sequence*.
 
     Raises:
         RecordTooLarge: One record alone is larger than *max_batch_bytes*.
     """
+    kind = COMPRESSIONS[compression]
     batches: list[bytearray] = []
     builder, count = None, 0
     for key, value, timestamp, headers in records:
@@ -87,7 +91,7 @@ def encode(
             if builder.append(count, timestamp, key, value, headers) is not None:
                 count += 1
                 continue
-            batches.append(builder.build())
+            batches.append(_compressed(builder.build(), kind))
             if base_sequence >= 0:
                 base_sequence = (base_sequence + count) & 0x7FFFFFFF
         builder = DefaultRecordBatchBuilder(2, 0, 0, producer_id, producer_epoch, base_sequence, max_batch_bytes)
@@ -98,32 +102,59 @@ def encode(
                 f"a record takes {builder.size()} bytes, max.message.bytes of its topic is {max_batch_bytes}"
             )
     if builder is not None:
-        batches.append(builder.build())
+        batches.append(_compressed(builder.build(), kind))
     return batches
 
 
-def decode_values(batch: bytes | memoryview) -> list[bytes | None]:
+def decode_values(
+    batch: bytes | memoryview, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES
+) -> list[bytes | None]:
     """Only the values of the records of one *batch*, whose checksum has been verified; None for a tombstone.
 
     Raises:
-        Damaged: The bytes are no batch although the checksum is right.
+        Damaged: The bytes are no batch although the checksum is right, or more than *max_uncompressed_bytes*.
     """
     try:
-        return [record.value for record in DefaultRecordBatch(batch)]
-    except (KafkaError, ValueError, OSError, EOFError, zlib.error, struct.error) as error:
+        return [record.value for record in DefaultRecordBatch(uncompressed(batch, max_uncompressed_bytes))]
+    except (KafkaError, ValueError, struct.error) as error:
         raise _undecodable(batch, error) from error
 
 
-def decode(batch: bytes | memoryview) -> list[StoredRecord]:
+def decode(batch: bytes | memoryview, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES) -> list[StoredRecord]:
     """The records of one *batch*, whose checksum has been verified.
 
     Raises:
-        Damaged: The bytes are no batch although the checksum is right.
+        Damaged: The bytes are no batch although the checksum is right, or more than *max_uncompressed_bytes*.
     """
     try:
-        return cast(list[StoredRecord], list(DefaultRecordBatch(batch)))
-    except (KafkaError, ValueError, OSError, EOFError, zlib.error, struct.error) as error:
+        return cast(list[StoredRecord], list(DefaultRecordBatch(uncompressed(batch, max_uncompressed_bytes))))
+    except (KafkaError, ValueError, struct.error) as error:
         raise _undecodable(batch, error) from error
+
+
+def uncompressed(batch: bytes | memoryview, max_bytes: int = MAX_UNCOMPRESSED_BYTES) -> bytes | bytearray | memoryview:
+    """*batch* with its records as they were before compression; without a valid checksum if they were compressed.
+
+    Raises:
+        Damaged: They cannot be decompressed, or were more than *max_bytes*.
+    """
+    kind = batch[_ATTRIBUTES_LOW_BYTE] & COMPRESSION_MASK
+    if not kind:
+        return batch
+    header = bytearray(batch[:HEADER_BYTES])
+    header[_ATTRIBUTES_LOW_BYTE] &= ~COMPRESSION_MASK & 0xFF
+    return header + decompress(kind, memoryview(batch)[HEADER_BYTES:], max_bytes)
+
+
+def _compressed(batch: bytearray, kind: int) -> bytearray:
+    """*batch* with its records compressed, if that makes it smaller."""
+    records = compress(kind, memoryview(batch)[HEADER_BYTES:]) if kind else b""
+    if not kind or len(records) >= len(batch) - HEADER_BYTES:
+        return batch
+    batch[_ATTRIBUTES_LOW_BYTE] |= kind
+    batch[HEADER_BYTES:] = records
+    seal(batch)
+    return batch
 
 
 def _undecodable(batch: bytes | memoryview, error: Exception) -> Damaged:

@@ -27,7 +27,7 @@ BEFORE_LENGTH_BYTES = 12
 CRC_START = 21
 MAGIC = 2
 CONTROL = 0x20
-_BASE = struct.Struct(">qi")
+_BASE, _LENGTH, _CRC = struct.Struct(">qi"), struct.Struct(">i"), struct.Struct(">I")
 
 assert HEADER_BYTES == 61
 
@@ -84,6 +84,12 @@ def peek(buffer: bytes | bytearray | memoryview, position: int) -> tuple[int, in
 def set_base_offset(batch: bytearray, base_offset: int) -> None:
     """Give *batch* its offset and leader epoch 0; the checksum covers neither."""
     _BASE_AND_EPOCH.pack_into(batch, 0, base_offset, len(batch) - BEFORE_LENGTH_BYTES, 0)
+
+
+def seal(batch: bytearray) -> None:
+    """Give *batch* the length that it has and the checksum of what it holds."""
+    _LENGTH.pack_into(batch, 8, len(batch) - BEFORE_LENGTH_BYTES)
+    _CRC.pack_into(batch, CRC_START - 4, checksum(batch))
 
 
 def checksum(batch: bytes | bytearray | memoryview) -> int:

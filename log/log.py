@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +21,14 @@ from pathlib import Path
 from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.committer import Append, Committer
+from framework.log.cursor import At, Cursor, Range, check_range, resolve
 from framework.log.doorbell import Doorbell
 from framework.log.errors import Conflict, Damaged, Error, LogClosed, NoDataDirectory, UnknownPartition
 from framework.log.files import Files
+from framework.log.follow import Follower
+from framework.log.manifest import Manifest
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
-from framework.log.manifest import Manifest
 from framework.log.recovery import rebuild_partition, recover_partition, remove_garbage
 from framework.log.settings import TopicSettings
 from framework.log.shared import DAMAGED, DELETED, FAILED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
@@ -183,6 +186,52 @@ class Log:
         """A reader that begins at *offset*."""
         self._check_open()
         return Reader(partition, self.files, offset)
+
+    def read(
+        self, topic: str, start: At = "beginning", end: At = "end", *, partitions: Iterable[int] | None = None
+    ) -> Cursor:
+        """The records of *topic* from *start* up to *end*, each with its partition: iterate, or `take` some.
+
+        Partition by partition, read while iterating; "end" is the end at the moment of the call.
+
+        Raises:
+            UnknownTopic, UnknownPartition: There is none.
+            OffsetOutOfRange: *start* is an offset that one of the *partitions* does not have.
+        """
+        ranges = []
+        for partition in self._chosen(topic, partitions):
+            check_range(partition, start)
+            first, last = self.offset_of(partition, start), self.offset_of(partition, end)
+            ranges.append(Range(partition, first, max(first, last)))
+        return Cursor(self.reader, ranges)
+
+    def follow(
+        self,
+        topic: str,
+        start: At = "end",
+        *,
+        partitions: Iterable[int] | None = None,
+        timeout_s: float | None = None,
+    ) -> Follower:
+        """The records of *topic* from *start* on, as they come; ends when there was none for *timeout_s*.
+
+        Raises:
+            UnknownTopic, UnknownPartition: There is none.
+            OffsetOutOfRange: *start* is an offset that one of the *partitions* does not have.
+        """
+        starts = {}
+        for partition in self._chosen(topic, partitions):
+            check_range(partition, start)
+            starts[partition.number] = self.offset_of(partition, start)
+        return Follower(self, self.topic(topic), starts, timeout_s=timeout_s)
+
+    def offset_of(self, partition: Partition, at: At) -> int:
+        """The offset that *at* means in *partition*; one that it does not have is moved to its nearer end."""
+        return resolve(self.reader, partition, at, self.clock)
+
+    def _chosen(self, name: str, partitions: Iterable[int] | None) -> list[Partition]:
+        topic = self.topic(name)
+        return [self.partition(topic, number) for number in (partitions or range(topic.partitions))]
 
     def doorbell(self) -> Doorbell:
         """A new watch, which rings when any high watermark or the catalogue moves."""

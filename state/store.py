@@ -183,6 +183,7 @@ class Store:
             batches = encode(
                 records,
                 max_batch_bytes=topic.settings.max_message_bytes,
+                compression=topic.settings.compression(),
                 producer_id=self.producer_id,
                 producer_epoch=0,
                 base_sequence=sequence,

@@ -84,9 +84,7 @@ def _agent_rows(
         committed = offsets.get(number)
         start = partition.log_start
         if committed is None and declared is not None:
-            from framework.batch import resolve
-
-            start = resolve(declared.source._app, partition, declared.start)
+            start = directory.log.offset_of(partition, declared.start)
         end = partition.high_watermark
         yield {
             "agent": name,

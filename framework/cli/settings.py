@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from framework.log.settings import Setting
 
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
 
 
-def settings_from(
-    config: dict[str, int | str], retention: str | None, settings: tuple[str, ...]
-) -> dict[str, int | str]:
+def settings_from(config: dict[str, Setting], retention: str | None, settings: tuple[str, ...]) -> dict[str, Setting]:
     """*config*, changed by what the options say.
 
     Raises:
         InvalidSetting: They cannot be understood.
     """
     from framework.log.errors import InvalidSetting
+    from framework.log.settings import parse_setting
 
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
             raise InvalidSetting(f"--config {text!r} is not NAME=VALUE")
-        if key == "durability":
-            config[key] = value
-            continue
-        try:
-            config[key] = int(value)
-        except ValueError:
-            raise InvalidSetting(f"--config {text!r}: {value!r} is no whole number") from None
+        config[key] = parse_setting(key, value)
     if retention is not None:
         match = _DURATION.fullmatch(retention)
         if match is None and retention != "forever":

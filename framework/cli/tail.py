@@ -17,7 +17,7 @@ from framework.cli.options import directory_options, json_option
 if TYPE_CHECKING:
     from framework.cli.directory import Directory
     from framework.cli.output import Stored
-    from framework.log import Log, Partition, StoredRecord
+    from framework.log import At, Log, Partition, StoredRecord
 
 LAST = 10
 POLL_S = 1.0
@@ -75,10 +75,13 @@ def tail(
         ends = [part.high_watermark for part in partitions]
         if at is None:
             wanted = LAST if count is None else count
-            parts = [_last(directory.log, part, end, wanted) for part, end in zip(partitions, ends, strict=True)]
+            parts = [
+                _records(directory.log, part, directory.log.offset_of(part, -wanted) if wanted else end, end)
+                for part, end in zip(partitions, ends, strict=True)
+            ]
             places: Iterable[Place] = deque(_merged(parts), maxlen=wanted)
         else:
-            starts = [_resolve(directory, part, at) for part in partitions]
+            starts = [_start(directory.log, part, at) for part in partitions]
             places = _merged(
                 _records(directory.log, part, first, end)
                 for part, first, end in zip(partitions, starts, ends, strict=True)
@@ -146,45 +149,20 @@ def _parse_place(text: str | None) -> Any:
         ) from None
 
 
-def _resolve(directory: Directory, partition: Partition, at: Any) -> int:
-    from framework.batch import first_at
-    from framework.record import to_ms
-
-    start, end = partition.log_start, partition.high_watermark
-    if isinstance(at, datetime):
-        return first_at(directory.log, partition, to_ms(at))
-    if isinstance(at, int):
-        return max(at, start)
-    return start if at == "beginning" else end
-
-
-def _last(log: Log, partition: Partition, end: int, count: int) -> Iterator[Place]:
-    """The last *count* records below *end*; offsets may have gaps, so it may have to look further back."""
-    back = count
-    while True:
-        start = max(partition.log_start, end - back)
-        found = deque(_records(log, partition, start, end), maxlen=count)
-        if len(found) == count or start == partition.log_start:
-            return iter(found)
-        back *= 2
-
-
 # Reading.
+
+
+def _start(log: Log, partition: Partition, at: At) -> int:
+    """Where *at* is; an offset that the partition does not have yet stays what it is."""
+    return max(at, partition.log_start) if isinstance(at, int) else log.offset_of(partition, at)
 
 
 def _records(log: Log, partition: Partition, start: int, end: int) -> Iterator[Place]:
     """The records of [start, end)."""
-    from framework.log import decode
+    from framework.log import Cursor, Range
 
-    reader = log.reader(partition, min(start, end))
-    try:
-        while reader.offset < end:
-            for _, batch in reader.read().batches:
-                for record in decode(batch):
-                    if start <= record.offset < end:
-                        yield Place(partition.number, record)
-    finally:
-        reader.close()
+    for _, record in Cursor(log.reader, [Range(partition, start, end)]):
+        yield Place(partition.number, record)
 
 
 def _merged(parts: Iterable[Iterator[Place]]) -> Iterator[Place]:

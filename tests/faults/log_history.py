@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from framework.log import Files, Log, NewRecord, Partition, TopicSettings, decode, encode
 from framework.log.committer import Append
@@ -227,7 +228,7 @@ class History:
         self._made += 1
         value = b"%06d:" % self._made
         records = [NewRecord(b"k", value.ljust(size, b"."), self._made), NewRecord(None, value, self._made)]
-        options = {}
+        options: dict[str, Any] = {}
         if producer is not None:
             base = stream.sequences.get(producer, 0)
             options = {"producer_id": producer | TASK_PRODUCER_BIT, "producer_epoch": 0, "base_sequence": base}

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -85,7 +86,11 @@ class LogMachine(RuleBasedStateMachine):
             value = b"%d" % self.count
             both: list[Row] = [(b"k", value.ljust(size, b".")), (None, value)]
             row = both[: 1 + self.count % 2]
-            options = {"producer_id": 7 | TASK_PRODUCER_BIT, "producer_epoch": 0, "base_sequence": sequence}
+            options: dict[str, Any] = {
+                "producer_id": 7 | TASK_PRODUCER_BIT,
+                "producer_epoch": 0,
+                "base_sequence": sequence,
+            }
             records = [NewRecord(key, value, self.count) for key, value in row]
             batches += map(bytes, encode(records, max_batch_bytes=1 << 20, **(options if idempotent else {})))
             sequence, rows = sequence + len(row), rows + row

@@ -77,7 +77,7 @@ def the(log: Log) -> Partition:
     return log.partition(log.topic("t"), 0)
 
 
-def batch(value: bytes, **options: int) -> bytearray:
+def batch(value: bytes, **options: Any) -> bytearray:
     """*value* as one batch."""
     [one] = encode([NewRecord(None, value, 0)], max_batch_bytes=1 << 23, **options)
     return one

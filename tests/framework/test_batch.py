@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework import App, Topic
-from framework.batch import Cursor, Range, resolve
 from framework.errors import DecodeError
-from framework.log import Files, Log, NewRecord, Partition, Reader, TopicSettings, encode
+from framework.log import Cursor, Files, Log, NewRecord, Partition, Range, Reader, TopicSettings, encode
 from framework.log.errors import NoDataDirectory, OffsetOutOfRange
 from framework.log.manifest import Manifest
 from tests.log.conftest import ManualClock
@@ -268,17 +267,17 @@ def test_every_place_is_where_a_search_from_the_log_start_finds_it(
 
 
 def check(app: App, partition: Partition, groups: list[list[int]], places: list[Any], start: int) -> None:
-    """Compare `resolve` with a plain search."""
+    """Compare `Log.offset_of` with a plain search."""
     times = [time for group in groups for time in group]
     for place in places:
         if isinstance(place, tuple):
             time = place[1]
             expected = next((at for at in range(start, len(times)) if times[at] >= time), len(times))
-            assert resolve(app, partition, NOON + timedelta(seconds=time)) == expected, place
-            assert resolve(app, partition, timedelta(seconds=-time)) == expected, place
+            assert app.log.offset_of(partition, NOON + timedelta(seconds=time)) == expected, place
+            assert app.log.offset_of(partition, timedelta(seconds=-time)) == expected, place
         else:
             expected = {"beginning": start, "end": len(times)}.get(place, place)
-            assert resolve(app, partition, place) == min(max(expected, start), len(times)), place
+            assert app.log.offset_of(partition, place) == min(max(expected, start), len(times)), place
 
 
 def test_a_time_is_found_in_a_segment_that_others_filled_and_closed(tmp_path: Path) -> None:
@@ -294,4 +293,4 @@ def test_a_time_is_found_in_a_segment_that_others_filled_and_closed(tmp_path: Pa
                 assert len(list(app.topic("t", bytes).read(number))) == 1
         assert len(theirs.segments()) > 5
         for number in range(30):
-            assert resolve(app, theirs, NOON + timedelta(seconds=number)) == number
+            assert app.log.offset_of(theirs, NOON + timedelta(seconds=number)) == number

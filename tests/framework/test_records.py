@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from framework import Record, Stream
-from framework.record import to_ms
+from framework.log.clock import to_ms
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop

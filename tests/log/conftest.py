@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -241,7 +242,7 @@ def child() -> Iterator[Callable[..., Child]]:
 def append() -> Callable[..., int]:
     """Appends values as one batch and returns its offset, once it is durable."""
 
-    def append_it(log: Log, partition: Partition, *values: bytes, timestamp: int = 0, **options: int) -> int:
+    def append_it(log: Log, partition: Partition, *values: bytes, timestamp: int = 0, **options: Any) -> int:
         records = [NewRecord(None, value, timestamp) for value in values]
         batches = encode(records, max_batch_bytes=MAX_BATCH_BYTES, **options)
         return log.append(partition, batches).result(TIMEOUT_S)

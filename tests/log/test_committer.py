@@ -16,7 +16,7 @@ TIMEOUT_S = 60
 PRODUCER = {"producer_id": 1 << 62 | 5, "producer_epoch": 0}
 
 
-def batches(*values: bytes, **options: int) -> list[bytearray]:
+def batches(*values: bytes, **options: Any) -> list[bytearray]:
     """*values* as one batch."""
     return encode([NewRecord(None, value, 0) for value in values], max_batch_bytes=1 << 20, **options)
 

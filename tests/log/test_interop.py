@@ -39,7 +39,7 @@ def test_a_foreign_decoder_reads_our_segment_files_record_for_record(open_log: A
     sequence = 0
     while len(written) < 300:
         records = some_records(chance, chance.randrange(1, 12))
-        producer = {"producer_id": 12, "producer_epoch": 3, "base_sequence": sequence}
+        producer: dict[str, Any] = {"producer_id": 12, "producer_epoch": 3, "base_sequence": sequence}
         log.append(partition, encode(records, max_batch_bytes=2500, **producer)).result(60)
         written += records
         sequence += len(records)

@@ -15,7 +15,7 @@ from framework.log.manifest import Manifest
 from framework.log.segment import first_offset_at_second
 
 SMALL = TopicSettings(segment_bytes=4096, index_interval_bytes=512)
-TASK = {"producer_id": 1 << 62 | 9, "producer_epoch": 0}
+TASK: dict[str, Any] = {"producer_id": 1 << 62 | 9, "producer_epoch": 0}
 
 
 def values(records: list[Any]) -> list[bytes]:

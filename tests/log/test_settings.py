@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from framework.log.errors import InvalidName, InvalidSetting
 from framework.log.settings import (
-    DURABILITIES,
+    CHOICES,
     MAX_PARTITIONS,
     RANGES,
     TopicSettings,
@@ -20,16 +21,21 @@ from framework.log.settings import (
     kafka_name,
 )
 
+
+def _between(low: float, high: float) -> st.SearchStrategy[Any]:
+    return st.floats(low, high) if isinstance(low, float) else st.integers(low, int(high))
+
+
 any_settings = st.fixed_dictionaries(
     {
-        **{name: st.integers(low, high) for name, (low, high) in RANGES.items()},
-        "durability": st.sampled_from(DURABILITIES),
+        **{name: _between(low, high) for name, (low, high) in RANGES.items()},
+        **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
     }
 )
 
 
 def test_every_setting_has_a_range_and_kafkas_name() -> None:
-    assert {field.name for field in dataclasses.fields(TopicSettings)} == {*RANGES, "durability"}
+    assert {field.name for field in dataclasses.fields(TopicSettings)} == {*RANGES, *CHOICES}
     assert set(TopicSettings().as_config()) == {
         "retention.ms",
         "retention.bytes",
@@ -39,6 +45,12 @@ def test_every_setting_has_a_range_and_kafkas_name() -> None:
         "segment.ms",
         "hold.bytes",
         "durability",
+        "compression.type",
+        "max.uncompressed.bytes",
+        "cleanup.policy",
+        "min.cleanable.dirty.ratio",
+        "delete.retention.ms",
+        "min.compaction.lag.ms",
     }
 
 
@@ -60,7 +72,9 @@ def test_both_ends_of_a_range_are_taken_and_one_beyond_is_refused(name: str) -> 
     TopicSettings.from_config({kafka_name(name): low})
     TopicSettings.from_config({kafka_name(name): high})
     for beyond in (low - 1, high + 1):
-        with pytest.raises(InvalidSetting, match=rf"{kafka_name(name)} is {beyond}, .* {low} and {high}"):
+        with pytest.raises(
+            InvalidSetting, match=rf"{kafka_name(name)} is {re.escape(str(beyond))}, .* {low} and {high}"
+        ):
             TopicSettings.from_config({kafka_name(name): beyond})
 
 

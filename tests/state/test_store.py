@@ -237,8 +237,10 @@ def test_numbers_of_outbox_rows_go_on_behind_those_that_were_replayed(
 def test_sequence_numbers_wrap(log: Log, out: TopicInfo, open_store: Any) -> None:
     """Kafka's have 31 bits; a replay behind the wrap is still a replay."""
     store = open_store(log)
-    partition, at = log.partition(out, 0), {"base_sequence": SEQUENCE_MASK - 3, "producer_epoch": 0}
-    batches = encode(numbered(0), max_batch_bytes=1024, producer_id=store.producer_id, **at)
+    partition, base = log.partition(out, 0), SEQUENCE_MASK - 3
+    batches = encode(
+        numbered(0), max_batch_bytes=1024, producer_id=store.producer_id, producer_epoch=0, base_sequence=base
+    )
     log.append(partition, batches).result(60)
     store.commit(Commit([(rows.sequence_key(out.id, 0), rows.pack_u64(SEQUENCE_MASK - 2))]))
     store.close()

@@ -1,0 +1,125 @@
+"""Following a topic from a program that is no agent: its values, or records, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from framework.errors import DecodeError
+from framework.log import Follower, Partition, StoredRecord
+from framework.log.doorbell import POLL_S
+from framework.record import Record
+
+if TYPE_CHECKING:
+    from framework.topic import Topic
+
+V = TypeVar("V")
+K = TypeVar("K", default=str)
+
+
+class FollowedRecords(Generic[V, K]):
+    """The records of a topic from a place on, tombstones among them; each iteration begins there anew."""
+
+    def __init__(self, open_follower: Callable[[], Follower], topic: Topic[V, K], timeout: timedelta | None) -> None:
+        """Use `Topic.follow`."""
+        self._open_follower, self._topic = open_follower, topic
+        self._timeout_s = None if timeout is None else timeout.total_seconds()
+
+    def __iter__(self) -> Iterator[Record[V, K]]:
+        """The records; blocks until the next one comes.
+
+        Raises:
+            DecodeError: One cannot be decoded.
+            OffsetOutOfRange: Retention was faster.
+        """
+        with self._open_follower() as follower:
+            follower.timeout_s = self._timeout_s
+            for partition, stored in follower:
+                yield self._decoded(partition, stored)
+
+    async def __aiter__(self) -> AsyncIterator[Record[V, K]]:
+        """The records; waits for the next one.
+
+        Raises:
+            DecodeError: One cannot be decoded.
+            OffsetOutOfRange: Retention was faster.
+        """
+        with self._open_follower() as follower, _Rung(follower) as rung:
+            while True:
+                rung.clear()
+                records = follower.take_nowait()
+                for partition, stored in records:
+                    yield self._decoded(partition, stored)
+                if not records and not await rung.wait(self._timeout_s):
+                    return
+
+    def _decoded(self, partition: Partition, stored: StoredRecord) -> Record[V, K]:
+        value: Any = None
+        if stored.value is not None:
+            try:
+                value = self._topic.value_serde.decode(stored.value)
+            except DecodeError as error:
+                raise DecodeError(f"{partition.name}@{stored.offset}: {error}") from error
+        return Record(self._topic, partition.number, stored, value)
+
+
+class Follow(Generic[V]):
+    """The values of a topic from a place on, as they come; each iteration begins there anew."""
+
+    def __init__(self, records: FollowedRecords[V, Any]) -> None:
+        """Use `Topic.follow`."""
+        self._records = records
+
+    def records(self) -> FollowedRecords[V, Any]:
+        """The records, with keys, times, offsets and tombstones."""
+        return self._records
+
+    def __iter__(self) -> Iterator[V]:
+        """The values without tombstones; blocks until the next one comes."""
+        return (record.value for record in self._records if record.value is not None)
+
+    async def __aiter__(self) -> AsyncIterator[V]:
+        """The values without tombstones; waits for the next one."""
+        async for record in self._records:
+            if record.value is not None:
+                yield record.value
+
+
+class _Rung:
+    """Whether a follower's doorbell has rung, for code on an event loop."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._doorbell, self._rung = follower.doorbell, asyncio.Event()
+
+    def __enter__(self) -> _Rung:
+        if not self._doorbell.polls:
+            asyncio.get_running_loop().add_reader(self._doorbell.fd, self._ring)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._doorbell.polls:
+            asyncio.get_running_loop().remove_reader(self._doorbell.fd)
+
+    def clear(self) -> None:
+        """Forget the rings so far."""
+        self._rung.clear()
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Whether it has rung, or may have, within *timeout_s* seconds."""
+        if self._doorbell.polls:
+            await asyncio.sleep(POLL_S)
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _ring(self) -> None:
+        self._doorbell.drain()
+        self._rung.set()
