@@ -149,7 +149,7 @@ class Topic(Generic[V, K]):
         (of each partition), a negative one so many records before the end. "end" is the end at the moment of the call.
 
         Raises:
-            OffsetOutOfRange: *start* is an offset that one of the partitions does not have.
+            OffsetOutOfRange: *start* is an offset that one of the partitions does not keep any more.
         """
         from framework.batch import read_batch
 
@@ -163,7 +163,7 @@ class Topic(Generic[V, K]):
 
         Raises:
             UnknownTopic: Nobody has made the topic yet.
-            OffsetOutOfRange: *start* is an offset that one of the partitions does not have.
+            OffsetOutOfRange: *start* is an offset that one of the partitions does not keep any more.
         """
         from framework.follow import Follow, FollowedRecords
 

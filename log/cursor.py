@@ -146,13 +146,13 @@ def _last(open_reader: OpenReader, partition: Partition, records: int) -> int:
         back *= 2
 
 
-def check_range(partition: Partition, at: At) -> None:
-    """Refuse an offset that *partition* does not have.
+def check_kept(partition: Partition, at: At) -> None:
+    """Refuse an offset that *partition* does not keep any more; one that it does not have yet is its end.
 
     Raises:
-        OffsetOutOfRange: It is below the log start or above the log end.
+        OffsetOutOfRange: It is below the log start.
     """
-    if isinstance(at, int) and at >= 0 and not partition.log_start <= at <= partition.log_end:
+    if isinstance(at, int) and 0 <= at < partition.log_start:
         raise OffsetOutOfRange(
             f"{partition.name} has no offset {at}: log start is {partition.log_start}, log end is {partition.log_end}"
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.committer import Append, Committer
-from framework.log.cursor import At, Cursor, Range, check_range, resolve
+from framework.log.cursor import At, Cursor, Range, check_kept, resolve
 from framework.log.doorbell import Doorbell
 from framework.log.errors import Conflict, Damaged, Error, LogClosed, NoDataDirectory, UnknownPartition
 from framework.log.files import Files
@@ -196,11 +196,11 @@ class Log:
 
         Raises:
             UnknownTopic, UnknownPartition: There is none.
-            OffsetOutOfRange: *start* is an offset that one of the *partitions* does not have.
+            OffsetOutOfRange: *start* is an offset that one of the *partitions* does not keep any more.
         """
         ranges = []
         for partition in self._chosen(topic, partitions):
-            check_range(partition, start)
+            check_kept(partition, start)
             first, last = self.offset_of(partition, start), self.offset_of(partition, end)
             ranges.append(Range(partition, first, max(first, last)))
         return Cursor(self.reader, ranges)
@@ -217,11 +217,11 @@ class Log:
 
         Raises:
             UnknownTopic, UnknownPartition: There is none.
-            OffsetOutOfRange: *start* is an offset that one of the *partitions* does not have.
+            OffsetOutOfRange: *start* is an offset that one of the *partitions* does not keep any more.
         """
         starts = {}
         for partition in self._chosen(topic, partitions):
-            check_range(partition, start)
+            check_kept(partition, start)
             starts[partition.number] = self.offset_of(partition, start)
         return Follower(self, self.topic(topic), starts, timeout_s=timeout_s)
 

@@ -277,6 +277,8 @@ def check(app: App, partition: Partition, groups: list[list[int]], places: list[
             assert app.log.offset_of(partition, timedelta(seconds=-time)) == expected, place
         else:
             expected = {"beginning": start, "end": len(times)}.get(place, place)
+            if expected < 0:
+                expected += len(times)
             assert app.log.offset_of(partition, place) == min(max(expected, start), len(times)), place
 
 

@@ -65,7 +65,7 @@ def append(log: Log, partition: Partition, *, durable: bool = False) -> Any:
 
 
 def test_a_level_that_is_none_is_refused() -> None:
-    with pytest.raises(InvalidSetting, match="durability is 'sometimes', it must be one of group, always, os"):
+    with pytest.raises(InvalidSetting, match="durability is 'sometimes', it must be one of 'group', 'always', 'os'"):
         TopicSettings(durability="sometimes")
 
 

@@ -253,12 +253,13 @@ ARGUMENTS = {
     ),
     "bad setting": Mistake("topics create t --config a", "--config 'a' is not NAME=VALUE", 2),
     "bad value": Mistake(
-        "topics create t --config retention.ms=1d", "--config 'retention.ms=1d': '1d' is no whole number", 2
+        "topics create t --config retention.ms=1d", "retention.ms is '1d', it must be a whole number", 2
     ),
     "unknown setting": Mistake(
         "topics create t --config retention=1",
         "unknown topic setting 'retention'; known are retention.ms, retention.bytes, segment.bytes, "
-        "max.message.bytes, index.interval.bytes, segment.ms, hold.bytes, durability",
+        "max.message.bytes, index.interval.bytes, segment.ms, hold.bytes, durability, compression.type, "
+        "max.uncompressed.bytes, cleanup.policy, min.cleanable.dirty.ratio, delete.retention.ms, min.compaction.lag.ms",
         2,
     ),
     "setting out of range": Mistake(
