@@ -12,7 +12,7 @@ from pathlib import Path
 
 from framework.log.codec import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Headers
 from framework.log.document import read_document, write_document
-from framework.log.errors import InvalidSetting, RecordTooLarge, TopicExists, UnknownTopic
+from framework.log.errors import InvalidSetting, KeyRequired, RecordTooLarge, TopicExists, UnknownTopic
 from framework.log.files import Files
 from framework.log.settings import TopicSettings, check_partitions, check_topic_name
 from framework.log.shared import CATALOGUE_LOCK, IN_USE, Shared
@@ -39,7 +39,10 @@ class TopicInfo:
 
         Raises:
             RecordTooLarge: The topic does not take so many.
+            KeyRequired: The topic is compacted, and there is no key.
         """
+        if key is None and self.settings.compacts:
+            raise KeyRequired(f"{self.name!r} is compacted, it keeps the last record of each key: this one has none")
         size = len(key or b"") + len(value or b"") + RECORD_OVERHEAD_BYTES
         for name, data in headers:
             size += len(name.encode()) + len(data or b"") + HEADER_OVERHEAD_BYTES
@@ -65,7 +68,7 @@ class Catalogue:
         """Every topic by name."""
         version = self._shared.catalogue_version
         if version != self._seen:
-            self._topics, _ = self._read()
+            self._topics, _ = read_catalogue(self._path)
             self._by_id, self._seen = {info.id: info for info in self._topics.values()}, version
         return self._topics
 
@@ -92,7 +95,7 @@ class Catalogue:
         check_topic_name(name)
         check_partitions(partitions)
         with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
-            topics, next_slot = self._read()
+            topics, next_slot = read_catalogue(self._path)
             if name in topics:
                 count = topics[name].partitions
                 raise TopicExists(f"topic {name!r} exists, with {count} partition{'s' * (count > 1)}")
@@ -110,7 +113,7 @@ class Catalogue:
         """
         check_partitions(partitions)
         with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
-            topics, next_slot = self._read()
+            topics, next_slot = read_catalogue(self._path)
             info = self._known(topics, name)
             more = partitions - info.partitions
             if more < 0:
@@ -130,7 +133,7 @@ class Catalogue:
             UnknownTopic: There is none of this name.
         """
         with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
-            topics, next_slot = self._read()
+            topics, next_slot = read_catalogue(self._path)
             info = self._known(topics, name)
             close(info)
             del topics[name]
@@ -157,16 +160,15 @@ class Catalogue:
         write_document(self._files, self._path, "catalogue", VERSION, {"next_slot": next_slot, "topics": rows})
         self._shared.bump_catalogue()
 
-    def _read(self) -> tuple[dict[str, TopicInfo], int]:
-        """The topics, and the first slot that none of them ever had."""
-        try:
-            body = read_document(self._path, "catalogue", VERSION)
-        except FileNotFoundError:
-            return {}, 0
-        topics = {
-            row["name"]: TopicInfo(
-                row["name"], row["id"], TopicSettings.from_config(row["config"]), tuple(row["slots"])
-            )
-            for row in body["topics"]
-        }
-        return topics, body["next_slot"]
+
+def read_catalogue(path: Path) -> tuple[dict[str, TopicInfo], int]:
+    """The topics in the catalogue at *path*, and the first slot that none of them ever had."""
+    try:
+        body = read_document(path, "catalogue", VERSION)
+    except FileNotFoundError:
+        return {}, 0
+    topics = {
+        row["name"]: TopicInfo(row["name"], row["id"], TopicSettings.from_config(row["config"]), tuple(row["slots"]))
+        for row in body["topics"]
+    }
+    return topics, body["next_slot"]

@@ -12,7 +12,7 @@ an independent one as its oracle.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, cast
 
 from aiokafka.errors import KafkaError
@@ -20,7 +20,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 
 from framework.log.compression import COMPRESSION_MASK, COMPRESSIONS, MAX_UNCOMPRESSED_BYTES, compress, decompress
 from framework.log.errors import Damaged, RecordTooLarge
-from framework.log.header import HEADER_BYTES, seal
+from framework.log.header import DELETE_HORIZON, HEADER, HEADER_BYTES, read_header, seal
 
 Headers = list[tuple[str, bytes | None]]
 NO_HEADERS: Headers = []
@@ -144,6 +144,68 @@ def uncompressed(batch: bytes | memoryview, max_bytes: int = MAX_UNCOMPRESSED_BY
     header = bytearray(batch[:HEADER_BYTES])
     header[_ATTRIBUTES_LOW_BYTE] &= ~COMPRESSION_MASK & 0xFF
     return header + decompress(kind, memoryview(batch)[HEADER_BYTES:], max_bytes)
+
+
+def rewrite(
+    batch: bytes | memoryview, keep: Sequence[bool], horizon: int | None, max_uncompressed_bytes: int
+) -> bytearray:
+    """*batch* with only the records that *keep* says, one answer a record; all else about them stays as it is.
+
+    A *horizon* (ms) becomes the batch's first timestamp, from which those of the records count; see `compaction`.
+
+    Raises:
+        Damaged: The bytes are no batch although the checksum is right.
+    """
+    plain = uncompressed(batch, max_uncompressed_bytes)
+    header = read_header(plain)
+    later = 0 if horizon is None else header.first_timestamp - horizon
+    records, position = list[bytes](), HEADER_BYTES
+    try:
+        for wanted in keep:
+            size, begin = _varint(plain, position)
+            position = begin + size
+            if wanted:
+                records.append(_moved(plain, begin, position, later))
+        if position != len(plain):
+            raise Damaged(f"{len(keep)} records end at byte {position} of {len(plain)}")
+    except IndexError as error:
+        raise _undecodable(batch, error) from error
+    attributes, first = header.attributes & ~COMPRESSION_MASK, header.first_timestamp
+    if horizon is not None:
+        attributes, first = attributes | DELETE_HORIZON, horizon
+    kept = header._replace(attributes=attributes, first_timestamp=first, records=len(records))
+    rewritten = bytearray(HEADER.pack(*kept)) + b"".join(records)
+    seal(rewritten)
+    return _compressed(rewritten, read_header(batch).attributes & COMPRESSION_MASK)
+
+
+def _moved(buffer: bytes | bytearray | memoryview, begin: int, end: int, later: int) -> bytes:
+    """The record at [begin, end) with its length, its timestamp delta *later* by so many milliseconds."""
+    if not later:
+        return _to_varint(end - begin) + bytes(buffer[begin:end])
+    delta, rest = _varint(buffer, begin + 1)
+    body = bytes(buffer[begin : begin + 1]) + _to_varint(delta + later) + bytes(buffer[rest:end])
+    return _to_varint(len(body)) + body
+
+
+def _varint(buffer: bytes | bytearray | memoryview, position: int) -> tuple[int, int]:
+    """A zigzag varint, and the position behind it."""
+    value = shift = 0
+    while (byte := buffer[position]) & 0x80:
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+    value |= byte << shift
+    return value >> 1 ^ -(value & 1), position + 1
+
+
+def _to_varint(value: int) -> bytes:
+    value = value << 1 if value >= 0 else (-value << 1) - 1
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _compressed(batch: bytearray, kind: int) -> bytearray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,9 +39,9 @@ class Append:
 class Committer:
     """The thread, and the queue in front of it."""
 
-    def __init__(self, name: str, clock: Clock) -> None:
-        """The thread starts with the first `submit`."""
-        self._clock = clock
+    def __init__(self, name: str, clock: Clock, rolled: Callable[[Partition], None]) -> None:
+        """The thread starts with the first `submit`; *rolled* is told of partitions that have closed a segment."""
+        self._clock, self._rolled = clock, rolled
         self._unsynced: dict[Partition, float] = {}
         """Since when partitions of level `os` have something that is not synced."""
         self._queue: deque[Append] = deque()
@@ -128,7 +129,7 @@ class Committer:
         for partition in group:
             if partition.rolled:
                 partition.rolled = False
-                _retain(partition)
+                self._rolled(partition)
 
     def _write(self, partition: Partition, appends: list[Append]) -> list[tuple[Append, int]]:
         """Write what *appends* hold; those that were taken, with their answers."""
@@ -174,13 +175,6 @@ def _sync_one(partition: Partition) -> Mark | Error | OSError:
         return partition.sync()
     except (Error, OSError) as error:
         return error
-
-
-def _retain(partition: Partition) -> None:
-    try:
-        partition.retain()
-    except (Error, OSError) as error:
-        logger.warning("retention of %s: %s", partition.name, error)
 
 
 def _fail(appends: list[Append], error: BaseException) -> None:

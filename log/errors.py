@@ -4,7 +4,8 @@
     |-- UsageError              what was asked for cannot be: a name, a setting, an argument      exit 2
     |   |-- InvalidName
     |   |-- InvalidSetting
-    |   `-- RecordTooLarge
+    |   |-- RecordTooLarge
+    |   `-- KeyRequired
     |-- NotFound                a topic, partition or data directory is not there                 exit 4
     |   |-- UnknownTopic
     |   |-- UnknownPartition
@@ -12,7 +13,8 @@
     |-- Conflict                somebody else holds it, or it is already so                       exit 5
     |   |-- TopicExists
     |   |-- PartitionBusy
-    |   `-- OpenAfterFork
+    |   |-- OpenAfterFork
+    |   `-- UnsafeFileSystem
     |-- Damaged                 bytes on disk are not what was written                            exit 6
     |   `-- NewerFormat
     |-- OffsetOutOfRange        below the log start, or above the log end
@@ -51,6 +53,10 @@ class RecordTooLarge(UsageError):
     """One record is larger than `max_batch_bytes` of its topic."""
 
 
+class KeyRequired(UsageError):
+    """A record without a key was sent to a compacted topic."""
+
+
 class NotFound(Error):
     """What was named does not exist."""
 
@@ -85,6 +91,10 @@ class PartitionBusy(Conflict):
 
 class OpenAfterFork(Conflict):
     """A log that was open at `fork` is used in the child."""
+
+
+class UnsafeFileSystem(Conflict):
+    """The data directory is where other kernels may write to it as well."""
 
 
 class Damaged(Error):

@@ -8,7 +8,7 @@
 
 Big-endian. `length` counts what follows it; `crc` is CRC-32C of everything from `attributes` on, so that
 the base offset and the leader epoch, which only the log knows, can be set without computing it again.
-Attributes: bits 0-2 compression, 3 log-append time, 4 transactional, 5 control, 6 delete horizon.
+Attributes: bits 0-2 compression, 3 log-append time, 4 transactional, 5 control, 6 delete horizon (see `compaction`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BEFORE_LENGTH_BYTES = 12
 CRC_START = 21
 MAGIC = 2
 CONTROL = 0x20
+DELETE_HORIZON = 0x40
 _BASE, _LENGTH, _CRC = struct.Struct(">qi"), struct.Struct(">i"), struct.Struct(">I")
 
 assert HEADER_BYTES == 61

@@ -15,23 +15,24 @@ import logging
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 
 from framework.log.catalogue import Catalogue, TopicInfo
+from framework.log.cleaner import Cleaner
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.committer import Append, Committer
+from framework.log.compaction import Compacted
 from framework.log.cursor import At, Cursor, Range, check_kept, resolve
 from framework.log.doorbell import Doorbell
-from framework.log.errors import Conflict, Damaged, Error, LogClosed, NoDataDirectory, UnknownPartition
+from framework.log.errors import Conflict, Error, InvalidSetting, LogClosed, UnknownPartition
 from framework.log.files import Files
 from framework.log.follow import Follower
-from framework.log.manifest import Manifest
+from framework.log.machine import boot_id
+from framework.log.opening import Opening, check_file_system, make_directory, remove_directory
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
-from framework.log.recovery import rebuild_partition, recover_partition, remove_garbage
 from framework.log.settings import TopicSettings
-from framework.log.shared import DAMAGED, DELETED, FAILED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
+from framework.log.shared import LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
 
 logger = logging.getLogger(__name__)
 
@@ -47,30 +48,42 @@ class Log:
         files: Files | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
+        defaults: TopicSettings | None = None,
+        unsafe_filesystem: bool | None = None,
     ) -> None:
         """Open the directory, and recover it if the machine went down since it was last open.
 
         A partition that has lost what was durable takes no appends, is read as far as it goes, and is named in the
         process's log (`framework.log`); the others are as they were.
 
+        *defaults* are the settings of topics that are made without any. *unsafe_filesystem* allows one that other
+        kernels may write to; None asks the environment, FRAMEWORK_UNSAFE_FILESYSTEM=1.
+
         Raises:
             NoDataDirectory: There is none at *path*, and *create* is false.
+            UnsafeFileSystem: It is on a network or FUSE file system.
             Damaged: The catalogue or the shared file is not what was written.
         """
         self.path = Path(path).absolute()
         self.files, self.clock = files or Files(), clock or SystemClock()
         self._random = random or SystemRandom()
-        self._make_directory(create)
+        self._defaults = defaults or TopicSettings()
+        check_file_system(self.path, unsafe=unsafe_filesystem)
+        make_directory(self.path, self.files, create=create)
         self._partitions: dict[tuple[str, int], Partition] = {}
-        boot_id = _boot_id()
-        self.shared, first = open_shared(self.path / "shared", self.files, boot_id)
+        boot = boot_id()
+        self.shared, first = open_shared(self.path / "shared", self.files, boot)
         self._catalogue = Catalogue(self.path, self.shared, self.files)
         self._place = Place(self.path, self.shared, self.files, self.clock, self._catalogue)
-        self._committer = Committer(f"framework-log-{self.path.name}", self.clock)
+        self._committer = Committer(f"framework-log-{self.path.name}", self.clock, self._rolled)
+        self._cleaner = Cleaner(f"framework-cleaner-{self.path.name}", self.shared)
         self._closed = False
         try:
             if first:
-                self._recover(boot_id)
+                opening = Opening(self.path, self.shared, self._catalogue, self.files)
+                opening.recover(boot)
+                for topic, number in opening.unsynced():
+                    self.sync(self.partition(topic, number))
             elif not self.shared.recovered.wait(LOCK_TIMEOUT_S):
                 raise Conflict(f"{self.path} is still being recovered by another thread")
         except BaseException:
@@ -108,7 +121,7 @@ class Log:
         """
         self._check_open()
         topic_id = uuid.UUID(bytes=self._random.token(16), version=4).hex
-        return self._catalogue.create(name, partitions, settings or TopicSettings(), topic_id)
+        return self._catalogue.create(name, partitions, settings or self._defaults, topic_id)
 
     def alter_topic(self, name: str, settings: TopicSettings | None = None, partitions: int | None = None) -> TopicInfo:
         """Give a topic other settings, more partitions, or both; in force in all processes with their next append.
@@ -135,18 +148,42 @@ class Log:
                 self.partition(info, number).mark_deleted()
 
         info = self._catalogue.remove(name, close)
-        self._remove_directory(self.path / "topics" / info.id)
+        remove_directory(self.path / "topics" / info.id, self.files)
 
     def retain(self) -> None:
-        """Remove what retention does not keep, in every topic; one process at a time, others return at once."""
+        """Remove what retention does not keep, and have compacted what is dirty, in every topic.
+
+        One process at a time does so, others return at once.
+        """
         if self.shared.try_own(RETENTION_LOCK) is not None:
             return
         try:
             for topic in self.topics().values():
                 for number in range(topic.partitions):
-                    self.partition(topic, number).retain()
+                    partition = self.partition(topic, number)
+                    partition.retain()
+                    if topic.settings.compacts:
+                        self._cleaner.submit(partition)
         finally:
             self.shared.disown(RETENTION_LOCK)
+
+    def compact(self, topic: str) -> Compacted:
+        """Keep only the last record of each key in all closed segments of *topic*, however few are dirty.
+
+        Raises:
+            InvalidSetting: Its `cleanup.policy` does not say compact.
+            Conflict: Another process is compacting in this directory.
+            Damaged: A batch is not what was appended.
+        """
+        info = self.topic(topic)
+        if not info.settings.compacts:
+            raise InvalidSetting(
+                f"topic {topic!r} has cleanup.policy {info.settings.cleanup_policy}: its records may not be compacted"
+            )
+        done = self._cleaner.compact((self.partition(info, number) for number in range(info.partitions)), force=True)
+        if not isinstance(done, Compacted):
+            raise Conflict(f"process {done} is compacting in {self.path} just now; try again when it has finished")
+        return done
 
     @property
     def catalogue_version(self) -> int:
@@ -245,107 +282,22 @@ class Log:
         self._closed = True
         if self.shared.forked:
             return
+        self._cleaner.close()
         self._committer.close()
         for partition in self._partitions.values():
             partition.close()
         close_shared(self.shared)
 
+    def _rolled(self, partition: Partition) -> None:
+        """Do what a closed segment gives cause to; in the committer's thread, so only what is quick."""
+        try:
+            partition.retain()
+        except (Error, OSError) as error:
+            logger.warning("retention of %s: %s", partition.name, error)
+        if partition.topic.settings.compacts:
+            self._cleaner.submit(partition)
+
     def _check_open(self) -> None:
         if self._closed:
             raise LogClosed(f"the log in {self.path} is closed")
         self.shared.check_fork()
-
-    def _make_directory(self, create: bool) -> None:
-        try:
-            if not (self.path / "shared").exists() and not (self.path / "catalogue").exists():
-                if not create:
-                    raise NoDataDirectory(f"there is no data directory at {self.path}")
-                made = [self.path, *(path for path in self.path.parents if not path.exists())]
-                self.path.mkdir(parents=True, exist_ok=True)
-                for path in made:
-                    self.files.sync_directory(path.parent)
-        except OSError as error:
-            raise Error(f"cannot open the data directory {self.path}: {error.strerror}") from error
-
-    def _recover(self, boot_id: bytes) -> None:
-        if not self.shared.trusted:
-            if not self.shared.alone:
-                raise Conflict(f"{self.path} is open under another boot id: two machines, or two kernels, share it")
-            topics = self._catalogue.topics().values()
-            self.shared.grow(1 + max((slot for topic in topics for slot in topic.slots), default=0))
-            for topic in topics:
-                for number in range(topic.partitions):
-                    self._recover_partition(topic, number)
-            self.shared.adopt(boot_id)
-            self._remove_deleted()
-        elif self.shared.alone:
-            self._repair_partitions()
-            self._remove_garbage()
-            self._remove_deleted()
-        self.shared.opened()
-        for topic in self._catalogue.topics().values():
-            for number, slot in enumerate(topic.slots):
-                # Its writer may have been killed between write and sync.
-                bad = self.shared.flags(slot) & (FAILED | DAMAGED | DELETED)
-                if self.shared.written_offset(slot) > self.shared.durable_offset(slot) and not bad:
-                    self.sync(self.partition(topic, number))
-
-    def _remove_deleted(self) -> None:
-        """Finish deletions that were interrupted."""
-        known = {info.id for info in self._catalogue.topics().values()}
-        for path in (self.path / "topics").glob("*"):
-            if path.name not in known:
-                self._remove_directory(path)
-
-    def _remove_garbage(self) -> None:
-        """Remove the files of rolls, retentions and compactions that were killed."""
-        for topic in self._catalogue.topics().values():
-            for number in range(topic.partitions):
-                partition = self.partition(topic, number)
-                with suppress(FileNotFoundError, Damaged):  # Nothing was appended yet; or others have to say so.
-                    remove_garbage(partition.directory, Manifest.read(partition.directory), self.files)
-
-    def _remove_directory(self, path: Path) -> None:
-        if not path.is_dir():
-            return
-        for child in sorted(path.rglob("*"), reverse=True):
-            if child.is_dir():
-                child.rmdir()
-            else:
-                self.files.unlink(child)
-        path.rmdir()
-        self.files.sync_directory(path.parent)
-
-    def _recover_partition(self, topic: TopicInfo, number: int) -> None:
-        """One that has lost what was durable says so when it is used, and the others are served."""
-        try:
-            recover_partition(self.partition(topic, number).directory, topic, number, self.shared, self.files)
-        except Damaged as error:
-            logger.error("%s-%d is damaged and takes no appends: %s", topic.name, number, error)
-            slot = topic.slots[number]
-            self.shared.set_flags(slot, self.shared.flags(slot) | DAMAGED)
-
-    def _repair_partitions(self) -> None:
-        """Take partitions into use again whose sync failed, or whose files were put back."""
-        for topic in self._catalogue.topics().values():
-            for number, slot in enumerate(topic.slots):
-                if self.shared.flags(slot) & DAMAGED:
-                    self._recover_partition(topic, number)
-                elif self.shared.flags(slot) & FAILED:
-                    partition = self.partition(topic, number)
-                    # Where the disk still refuses, the partition stays failed, which every append will say.
-                    with suppress(OSError):
-                        rebuild_partition(partition.directory, topic, number, self.shared, self.files)
-
-
-def _boot_id() -> bytes:
-    """16 bytes that change with every start of the machine."""
-    try:
-        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
-    except OSError:
-        import subprocess
-
-        boot = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True
-        )
-        return uuid.UUID(boot.stdout.strip()).bytes

@@ -1,6 +1,7 @@
 """The manifest of a partition: which segment files are the log.
 
-One document, `manifest`, replaced at create and roll. A file that it does not name is garbage; a file it
+One document, `manifest`, replaced at create, roll, retention and compaction, of which version 1 did not know.
+A file that it does not name is garbage; a file it
 names is never unlinked before a manifest without it is durable. Generations are never used twice, so a
 reader that still knows an old list can tell an old file from a new one.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from framework.log.document import read_document, write_document
 from framework.log.files import Files
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class SegmentRow:
     base_offset: int
     generation: int
     size_bytes: int | None
+    compacted: bool = False
+    """Whether compaction wrote it: then offsets may be missing in it, at its beginning and at its end too."""
 
     @property
     def stem(self) -> str:
@@ -39,6 +42,8 @@ class Manifest:
     log_start: int
     next_generation: int
     segments: tuple[SegmentRow, ...]
+    compacted_to: int = 0
+    """The offset up to which only the last record of each key was kept, when compaction came by."""
 
     @classmethod
     def empty(cls, topic_id: str, partition: int) -> Manifest:
@@ -60,6 +65,21 @@ class Manifest:
             segments=(*self.segments[:-1], closed, begun),
         )
 
+    def reserving(self, generations: int) -> Manifest:
+        """With so many generations left out, for files that are made before a manifest names them."""
+        return replace(self, next_generation=self.next_generation + generations)
+
+    def with_compacted(self, rows: tuple[SegmentRow, ...], made: SegmentRow) -> Manifest | None:
+        """With *made* in the place of *rows*; None if they are no longer there."""
+        at = next((at for at, row in enumerate(self.segments) if row == rows[0]), None)
+        if at is None or self.segments[at : at + len(rows)] != rows:
+            return None
+        return replace(self, segments=(*self.segments[:at], made, *self.segments[at + len(rows) :]))
+
+    def with_compacted_to(self, offset: int) -> Manifest:
+        """With compaction finished up to *offset*."""
+        return replace(self, compacted_to=max(self.compacted_to, offset))
+
     def started_at(self, log_start: int) -> Manifest:
         """Without what is below *log_start*: whole closed segments only."""
         bases = [row.base_offset for row in self.segments[1:]]
@@ -68,12 +88,16 @@ class Manifest:
 
     def write(self, files: Files, directory: Path) -> None:
         """Replace the partition's manifest, durably."""
-        rows = [{"base": s.base_offset, "generation": s.generation, "size": s.size_bytes} for s in self.segments]
+        rows = [
+            {"base": s.base_offset, "generation": s.generation, "size": s.size_bytes, "compacted": s.compacted}
+            for s in self.segments
+        ]
         body = {
             "topic_id": self.topic_id,
             "partition": self.partition,
             "log_start": self.log_start,
             "next_generation": self.next_generation,
+            "compacted_to": self.compacted_to,
             "segments": rows,
         }
         write_document(files, directory / "manifest", "manifest", VERSION, body)
@@ -82,5 +106,15 @@ class Manifest:
     def read(cls, directory: Path) -> Manifest:
         """The partition's manifest; `FileNotFoundError` before the first append."""
         body = read_document(directory / "manifest", "manifest", VERSION)
-        rows = tuple(SegmentRow(row["base"], row["generation"], row["size"]) for row in body["segments"])
-        return cls(body["topic_id"], body["partition"], body["log_start"], body["next_generation"], rows)
+        rows = tuple(
+            SegmentRow(row["base"], row["generation"], row["size"], row.get("compacted", False))
+            for row in body["segments"]
+        )
+        return cls(
+            body["topic_id"],
+            body["partition"],
+            body["log_start"],
+            body["next_generation"],
+            rows,
+            body.get("compacted_to", 0),
+        )

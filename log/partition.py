@@ -6,20 +6,21 @@ shared file and starts from the `written` mark, so it does not matter which proc
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock
+from framework.log.compaction import Compacted, Compactor, Dirt, compact, dirt_of
 from framework.log.errors import Damaged, OffsetOutOfRange, OutOfOrderSequence, PartitionFailed, UnknownTopic
 from framework.log.files import Files
 from framework.log.header import Header, read_header, set_base_offset
 from framework.log.manifest import Manifest
 from framework.log.producers import Producers
-from framework.log.retention import ClosedSegment, segments_to_remove
-from framework.log.segment import Segment, begin_segment, last_second
+from framework.log.retention import segments_to_remove
+from framework.log.segment import Segment, begin_segment
 from framework.log.segments import Segments
 from framework.log.shared import DAMAGED, DELETED, FAILED, PARTITION_LOCK, Mark, Shared
 from framework.log.writer import Writer
@@ -170,12 +171,7 @@ class Partition:
             age_ms = (now_s - self._shared.append_second(self.slot)) * 1000
             if mark.position and 0 <= self.topic.settings.retention_ms < age_ms:
                 writer, mark = self._roll(writer)  # All of it is too old, so it need not wait for the next append.
-            closed = [
-                # Without an entry, which a power cut may have taken, the age is not known, and old is not assumed.
-                ClosedSegment(behind.base_offset, segment.size_bytes or 0, last_second(segment.appended_path) or now_s)
-                for segment, behind in pairwise(self._segments.all())
-            ]
-            hold = self._shared.hold(self.slot)
+            closed, hold = self._segments.closed(now_s), self._shared.hold(self.slot)
             count = segments_to_remove(closed, mark.position, self.topic.settings, now_s, hold)
             if count:
                 self._segments.start_at(closed[count - 1].next_offset)
@@ -194,6 +190,25 @@ class Partition:
             self._attach_writer()
             self._segments.start_at(before)
             return self.log_start
+
+    def dirt(self) -> Dirt | None:
+        """What compaction would work on; None before the first append."""
+        manifest, now_s = self._segments.manifest(), self._clock.now_ms() // 1000
+        return None if manifest is None else dirt_of(self.directory, manifest, self.topic.settings, now_s)
+
+    def compact(self, *, force: bool = False, stop: Callable[[], bool] = lambda: False) -> Compacted:
+        """Keep only the last record of each key in the closed segments, if enough of them is dirty, or by *force*.
+
+        Raises:
+            Damaged: A batch is not what was appended.
+            Stopped: *stop* said so.
+        """
+        with self._locked():
+            if self._shared.flags(self.slot) & (FAILED | DELETED | DAMAGED) or self._segments.reread() is None:
+                return Compacted()
+            self._refresh_topic()
+        compactor = Compactor(self.directory, self.topic.settings, self._files, self._clock.now_ms(), stop)
+        return compact(self._segments, compactor, self._locked_existing, force=force)
 
     def set_hold(self, offset: int | None) -> None:
         """Say up to where the agents and jobs of this directory have read; by the worker."""
@@ -225,6 +240,12 @@ class Partition:
 
     def _locked(self) -> AbstractContextManager[None]:
         return self._shared.locked(PARTITION_LOCK + self.slot, f"partition {self.name}")
+
+    @contextmanager
+    def _locked_existing(self) -> Iterator[None]:
+        with self._locked():
+            self.check_exists()
+            yield
 
     def close(self) -> None:
         """Close the files that are open for appending."""

@@ -49,20 +49,25 @@ class Reader:
             if self.offset > self.partition.log_end:
                 self.partition.segment_of(self.offset)
             return Fetched([], self.offset)
+        while True:
+            self._go_to_segment()
+            stop = end if self._next_base is None else min(end, self._next_base)
+            batches = self._read_batches(stop, max_bytes)
+            # Behind the last batch, and behind the control batches and compacted offsets that follow it.
+            self.offset = max(self.offset, self._expected)
+            if batches or self.offset >= end:
+                return Fetched(batches, self.offset)
+
+    def _go_to_segment(self) -> None:
+        """Have the segment open that holds the offset."""
         if self._segment is None:
             self._attach()
         elif self._next_base is None:
             segment, self._next_base = self.partition.segment_of(self.offset)
-            if segment.base_offset != self._segment.base_offset:
+            if segment is not self._segment:  # Another one, or what compaction has left of it.
                 self._attach()
         if self._next_base is not None and self.offset >= self._next_base:
             self._attach()
-        assert self._segment is not None
-        stop = end if self._next_base is None else min(end, self._next_base)
-        batches = self._read_batches(stop, max_bytes)
-        # Behind the last batch, and behind the control batches that follow it.
-        self.offset = max(self.offset, self._expected)
-        return Fetched(batches, self.offset)
 
     def close(self) -> None:
         """Close the file; `read` opens it anew."""
@@ -103,7 +108,12 @@ class Reader:
     def _read_batches(self, stop: int, max_bytes: int) -> list[tuple[Header, memoryview]]:
         """Batches of this segment below offset *stop*."""
         batches: list[tuple[Header, memoryview]] = []
+        segment = self._segment
+        assert segment is not None
         while not batches:
+            if segment.compacted and self._position >= (segment.size_bytes or 0):
+                self._expected = stop  # The last offsets of the segment are gone.
+                break
             data = memoryview(self._files.pread(self._fd, max(max_bytes, HEADER_BYTES), self._position))
             position, expected = 0, self._expected
             while len(data) - position >= HEADER_BYTES:
@@ -111,7 +121,7 @@ class Reader:
                 if header.base_offset >= stop or HEADER_BYTES <= header.size > len(data) - position:
                     break
                 reason = fault(data, position, expected)
-                if reason is None and header.base_offset != expected:
+                if reason is None and header.base_offset != expected and not segment.compacted:
                     reason = f"batch offset is {header.base_offset}, not {expected}"
                 if reason is not None:
                     if batches:

@@ -39,6 +39,8 @@ def segments_to_remove(
     >>> segments_to_remove(closed, 50, TopicSettings(retention_bytes=150, hold_bytes=0), now_s=100, hold=10)
     2
     """
+    if not settings.deletes:
+        return 0
     unwanted = max(_too_old(segments, settings, now_s), _too_many(segments, active_bytes, settings))
     read = sum(segment.next_offset <= hold for segment in segments[:unwanted]) if hold is not None else unwanted
     unread_bytes = sum(segment.size_bytes for segment in segments[read:unwanted])

@@ -41,7 +41,7 @@ class Segment:
     def __init__(self, directory: Path, row: SegmentRow, interval_bytes: int) -> None:
         """The segment that *row* of the manifest in *directory* names."""
         self.base_offset, self.closed = row.base_offset, row.size_bytes is not None
-        self.size_bytes = row.size_bytes
+        self.size_bytes, self.compacted = row.size_bytes, row.compacted
         self.path = directory / f"{row.stem}.log"
         self.index_path = directory / f"{row.stem}.index"
         self.appended_path = directory / f"{row.stem}.appended"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from framework.log.catalogue import TopicInfo
 from framework.log.errors import Damaged, OffsetOutOfRange
 from framework.log.files import Files
-from framework.log.manifest import Manifest
-from framework.log.segment import FILE_SUFFIXES, Segment
+from framework.log.manifest import Manifest, SegmentRow
+from framework.log.retention import ClosedSegment
+from framework.log.segment import FILE_SUFFIXES, Segment, last_second
 from framework.log.shared import Shared
 
 
@@ -74,6 +77,14 @@ class Segments:
         manifest = self.manifest()
         return [self.segment(manifest, at) for at in range(len(manifest.segments))] if manifest else []
 
+    def closed(self, now_s: int) -> list[ClosedSegment]:
+        """What retention has to know of the closed segments."""
+        return [
+            # Without an entry, which a power cut may have taken, the age is not known, and old is not assumed.
+            ClosedSegment(behind.base_offset, segment.size_bytes or 0, last_second(segment.appended_path) or now_s)
+            for segment, behind in pairwise(self.all())
+        ]
+
     def segment(self, manifest: Manifest, at: int) -> Segment:
         """The segment in row *at* of *manifest*."""
         row = manifest.segments[at]
@@ -97,7 +108,20 @@ class Segments:
         shorter = manifest.started_at(log_start)
         # Nothing is unlinked before the manifest without it is durable.
         self.replace(shorter)
-        for row in manifest.segments[: len(manifest.segments) - len(shorter.segments)]:
+        self._unlink(manifest.segments[: len(manifest.segments) - len(shorter.segments)])
+
+    def put_compacted(self, rows: tuple[SegmentRow, ...], made: SegmentRow) -> bool:
+        """Put *made* in the place of *rows* and remove them, if they are still there; under the partition's lock."""
+        manifest = self.reread()
+        changed = manifest.with_compacted(rows, made) if manifest else None
+        if changed is None:
+            return False
+        self.replace(changed)
+        self._unlink(rows)
+        return True
+
+    def _unlink(self, rows: Sequence[SegmentRow]) -> None:
+        for row in rows:
             self._known.pop(row.generation, None)
             for suffix in FILE_SUFFIXES:
                 path = self.directory / f"{row.stem}{suffix}"

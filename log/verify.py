@@ -4,8 +4,8 @@ It may run beside processes that append: what the `durable` mark covered when a 
 bytes behind it are no damage. Where the slots are not true (another boot, or a copy of the directory) the marks are
 still the least that must be there, and what follows is read as recovery would read it.
 
-Offsets may have gaps where the topic is compacted, or was, which shows in generations that do not ascend. Not seen are
-lost entries at the end of a closed segment's append times, and wrong offsets of a compacted segment that are in order.
+Offsets may have gaps in segments that compaction wrote. Not seen are lost entries at the end of a closed segment's
+append times, and wrong offsets of a compacted segment that are in order.
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ from pathlib import Path
 
 from fastcrc import crc32
 
-from framework.log.catalogue import Catalogue, TopicInfo
+from framework.log.catalogue import TopicInfo, read_catalogue
 from framework.log.codec import decode
-from framework.log.doctor import EMPTY, MISSING, Finding, IndexCheck, SharedFile, Slot, entries, log_bytes, read_soundly
 from framework.log.errors import NoDataDirectory, UnknownTopic
 from framework.log.files import Files
 from framework.log.header import CRC_START, HEADER_BYTES, MAGIC, Header, read_header
 from framework.log.manifest import Manifest
+from framework.log.outside import (
+    EMPTY,
+    MISSING,
+    Finding,
+    IndexCheck,
+    SharedFile,
+    Slot,
+    entries,
+    log_bytes,
+    read_soundly,
+)
 from framework.log.producers import TASK_PRODUCER_BIT, Producers
 from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment
-from framework.log.shared import DELETED, FAILED, IN_USE, PAGE_BYTES, SLOT_BYTES, Mark, Shared
+from framework.log.shared import DAMAGED, DELETED, FAILED, IN_USE, PAGE_BYTES, SLOT_BYTES, Mark
 
 MAX_FAULTS = 100
 """In one log file; the rest of it is not checked then."""
@@ -152,9 +162,7 @@ class Verification:
         """
         path = self.directory / "catalogue"
         strays = {entry.name for entry in entries(self.directory / "topics")}
-        # Its version is not asked for: the shared file may be damaged.
-        catalogue = Catalogue(self.directory, Shared.__new__(Shared), self.files)
-        topics, fault = read_soundly(path, lambda: catalogue._read()[0]), self.shared.fault()
+        topics, fault = read_soundly(path, lambda: read_catalogue(path)[0]), self.shared.fault()
         if fault is not None and (path.exists() or fault[1] not in (MISSING, EMPTY)):
             yield Finding(self.shared.path, fault[1], fault[0], repairable=fault[1] in (MISSING, EMPTY))
         if topics == MISSING and not strays:
@@ -181,7 +189,7 @@ class PartitionCheck:
         """Part of *run*, which counts."""
         self.directory = run.directory / "topics" / topic.id / str(number)
         self._run, self._topic, self._number = run, topic, number
-        self._manifest, self._slot, self._gaps = Manifest.empty(topic.id, number), Slot(), False
+        self._manifest, self._slot = Manifest.empty(topic.id, number), Slot()
         self._folded: Producers | None = None
 
     def findings(self) -> Iterator[Finding]:
@@ -203,9 +211,6 @@ class PartitionCheck:
             yield Finding(path, fault)
             return
         yield from self._check_marks()
-        generations, config = [row.generation for row in rows], self._topic.settings.as_config()
-        # Only compaction gives a segment a newer generation than those behind it have.
-        self._gaps = generations != sorted(generations) or "compact" in str(config.get("cleanup.policy"))
         for at, row in enumerate(rows):
             found = list(self._check_segment(at))
             if found:
@@ -262,11 +267,13 @@ class PartitionCheck:
             # Last stable is stored before durable, so a kill can leave it ahead.
             if max(slot.last_stable, durable.offset, self._manifest.log_start) > end.offset:
                 faults.append(f"durable {durable.offset} or last stable {slot.last_stable} is above {end.offset}")
-            if not slot.flags & IN_USE or slot.flags & ~(IN_USE | FAILED):
+            if not slot.flags & IN_USE or slot.flags & ~(IN_USE | FAILED | DAMAGED):
                 faults.append(f"flags are {slot.flags}")
             if slot.flags & FAILED:
                 text = "a sync failed; it takes no appends until the directory is opened by a process that is alone"
                 yield Finding(self.directory, text, severity="note")
+            if slot.flags & DAMAGED:
+                yield Finding(self.directory, "had lost what was durable when it was opened, and takes no appends")
         for text in faults:
             yield self._shared_finding(f"{self._topic.name}-{self._number}: {text}")
 
@@ -288,7 +295,7 @@ class PartitionCheck:
             yield Finding(segment.producers_path, snapshot)
         elif self._folded is not None and not _agree(snapshot, self._folded):
             yield Finding(segment.producers_path, "is not what the segments before it add up to")
-        self._folded = None if isinstance(snapshot, str) or self._gaps else snapshot
+        self._folded = None if isinstance(snapshot, str) or row.compacted else snapshot
         durable = slot.durable if slot.durable.segment == row.base_offset else Mark(row.base_offset, 0, 0)
         if row.size_bytes is not None:
             durable = Mark(rows[at + 1].base_offset, row.size_bytes, row.base_offset)
@@ -309,13 +316,15 @@ class PartitionCheck:
     def _check_batches(self, segment: Segment, fd: int, durable: Mark) -> tuple[int, list[Finding]]:
         """The offset behind the segment, and what is wrong up to there and with its index."""
         path, size = segment.path, os.fstat(fd).st_size
-        scan = Scan(path, fd, (0, segment.base_offset), min(durable.position, size), durable.offset, gaps=self._gaps)
+        scan = Scan(
+            path, fd, (0, segment.base_offset), min(durable.position, size), durable.offset, gaps=segment.compacted
+        )
         index = IndexCheck(segment) if segment.closed else None
         found = list(self._read_batches(scan, index))
         if size < durable.position:
             text = f"is {size} bytes long, {durable.position} bytes are in the log"
             found = [*found[: -1 if scan.torn else None], Finding(path, text, scan.good, scan.offset)]
-        elif not scan.faults and scan.offset != durable.offset and not (self._gaps and segment.closed):
+        elif not scan.faults and scan.offset != durable.offset and not segment.compacted:
             wrong = Finding(path, f"offset {durable.offset} comes next", durable.position, scan.offset)
             # In the active segment everything is there, and only the mark says otherwise.
             found.append(wrong if segment.closed else self._mark_finding(durable, path))
@@ -368,7 +377,7 @@ class PartitionCheck:
             yield Finding(path, f"does not begin with {APPENDED_MAGIC!r}", 0, base)
             return
         before = last = (0, base - 1)
-        dense, trusted, slot = not self._gaps, self._run.shared.trusted, self._slot
+        dense, trusted, slot = not segment.compacted, self._run.shared.trusted, self._slot
         for position in range(len(APPENDED_MAGIC), len(data) - ENTRY.size + 1, ENTRY.size):
             second, offset = ENTRY.unpack_from(data, position)
             if offset >= end and (offset == end or not closed):

@@ -16,7 +16,7 @@ import click
 from framework.cli.options import data_option, json_option
 
 if TYPE_CHECKING:
-    from framework.log.doctor import Condition
+    from framework.log.machine import Condition
 
 MIN_FREE_BYTES, MIN_FREE_SHARE = 1 << 30, 0.05
 MIN_OPEN_FILES = 1024
@@ -65,7 +65,7 @@ def places(data: str | None) -> tuple[Path, Path | None]:
 
 def conditions(place: Path, directory: Path | None) -> Iterator[Condition]:
     """Everything that is looked at, in the order of a reader's concern."""
-    from framework.log.doctor import Condition, file_system, sync_latency
+    from framework.log.machine import Condition, file_system, sync_latency
 
     yield Condition("data directory", str(directory or f"none yet; {place} is measured"))
     yield file_system(place)
@@ -80,7 +80,7 @@ def conditions(place: Path, directory: Path | None) -> Iterator[Condition]:
 
 
 def _free_space(place: Path) -> Condition:
-    from framework.log.doctor import Condition
+    from framework.log.machine import Condition
 
     usage = shutil.disk_usage(place)
     short = usage.free < MIN_FREE_BYTES or usage.free < MIN_FREE_SHARE * usage.total
@@ -92,7 +92,7 @@ def _free_space(place: Path) -> Condition:
 def _open_files() -> Condition:
     import resource
 
-    from framework.log.doctor import Condition
+    from framework.log.machine import Condition
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES
@@ -102,8 +102,8 @@ def _open_files() -> Condition:
 
 def _inotify(place: Path) -> Condition:
     """Each process that has a directory open takes an instance for each of its doorbells."""
-    from framework.log.doctor import Condition
     from framework.log.doorbell import Doorbell
+    from framework.log.machine import Condition
 
     limit, used = 0, 0
     with suppress(OSError, ValueError):
@@ -123,7 +123,8 @@ def _inotify(place: Path) -> Condition:
 def _clock(directory: Path | None) -> Condition:
     """Append times never go back: one from the future holds until the clock has come there."""
     from framework.cli.output import iso
-    from framework.log.doctor import Condition, newest_append_second
+    from framework.log.machine import Condition
+    from framework.log.outside import newest_append_second
 
     now = time.time()
     newest = newest_append_second(directory) if directory is not None else 0
@@ -135,9 +136,10 @@ def _clock(directory: Path | None) -> Condition:
 
 
 def _boot(directory: Path | None) -> Condition:
-    from framework.log.doctor import Condition, SharedFile, boot_id
+    from framework.log.machine import Condition, boot_id
+    from framework.log.outside import SharedFile
 
-    value = boot_id()
+    value = boot_id().hex()
     if directory is not None:
         file = SharedFile(directory / "shared")
         fault = file.fault()
@@ -152,7 +154,7 @@ def _versions() -> Iterator[Condition]:
     from importlib.metadata import version as version_of
 
     from framework.cli.version import version
-    from framework.log.doctor import Condition
+    from framework.log.machine import Condition
 
     yield Condition("python", sys.version.split()[0])
     yield Condition("framework", version())

@@ -14,7 +14,7 @@ import click
 from framework.cli.options import data_option, json_option
 
 if TYPE_CHECKING:
-    from framework.log.doctor import Finding
+    from framework.log.outside import Finding
     from framework.log.verify import Verification
 
 DAMAGED = 6
@@ -104,7 +104,7 @@ class Bar:
 
 def _repair(directory: Path, topics: tuple[str, ...], found: list[Finding]) -> list[Finding]:
     """Repair, and give the damage that is left."""
-    from framework.log.doctor import repair
+    from framework.log.repair import repair
     from framework.log.verify import Verification
 
     for line in repair(directory, found):

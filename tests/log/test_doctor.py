@@ -10,17 +10,11 @@ from typing import Any
 import pytest
 
 from framework.log import Files, Log, NewRecord, Partition, TopicSettings, encode
-from framework.log.doctor import (
-    Condition,
-    Finding,
-    file_system,
-    newest_append_second,
-    preallocation_pays,
-    repair,
-    sync_latency,
-)
 from framework.log.errors import Conflict, NoDataDirectory
+from framework.log.machine import Condition, file_system, preallocation_pays, sync_latency
 from framework.log.manifest import Manifest
+from framework.log.outside import Finding, newest_append_second
+from framework.log.repair import repair
 from framework.log.segment import Segment
 from framework.log.shared import PAGE_BYTES
 from framework.log.verify import Verification

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from framework.log import Log, NewRecord, Partition, TopicSettings, encode
-from framework.log.doctor import Finding
 from framework.log.errors import UnknownTopic
 from framework.log.files import Files
 from framework.log.header import checksum, set_base_offset, walk
 from framework.log.manifest import Manifest
+from framework.log.outside import Finding
 from framework.log.producers import Producers
 from framework.log.shared import PAGE_BYTES
 from framework.log.verify import Verification
