@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from framework.log import Files
 from framework.log.document import write_document
 from framework.log.errors import NewerFormat
-from framework.log.manifest import Manifest, SegmentRow
+from framework.log.manifest import VERSION, Manifest, SegmentRow
 
 
 def test_a_new_partition_has_one_active_segment_at_offset_zero() -> None:
@@ -54,6 +54,6 @@ def test_before_the_first_append_there_is_none(tmp_path: Path) -> None:
 
 
 def test_a_newer_manifest_is_refused(tmp_path: Path) -> None:
-    write_document(Files(), tmp_path / "manifest", "manifest", 2, {})
-    with pytest.raises(NewerFormat, match="manifest has format 2"):
+    write_document(Files(), tmp_path / "manifest", "manifest", VERSION + 1, {})
+    with pytest.raises(NewerFormat, match=f"manifest has format {VERSION + 1}"):
         Manifest.read(tmp_path)
