@@ -18,6 +18,7 @@
     |-- Damaged                 bytes on disk are not what was written                            exit 6
     |   `-- NewerFormat
     |-- OffsetOutOfRange        below the log start, or above the log end
+    |-- ProducerFenced          a newer producer of the same id has taken over
     |-- OutOfOrderSequence      an idempotent producer skipped a sequence number
     |-- PartitionFailed         a write or sync failed; nobody may append until it is reopened
     |-- LogClosed               used after `close`
@@ -109,6 +110,10 @@ class NewerFormat(Damaged):
 
 class OffsetOutOfRange(Error):
     """The offset is below the log start or above the log end."""
+
+
+class ProducerFenced(Error):
+    """A producer of the same id and a newer epoch has taken over."""
 
 
 class OutOfOrderSequence(Error):

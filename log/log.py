@@ -273,7 +273,7 @@ class Log:
     def doorbell(self) -> Doorbell:
         """A new watch, which rings when any high watermark or the catalogue moves."""
         self._check_open()
-        return Doorbell(self.shared.path)
+        return Doorbell(self.shared.path, self.shared.fd)
 
     def close(self) -> None:
         """Finish the appends that were submitted and close every file; more calls do nothing."""

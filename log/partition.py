@@ -14,13 +14,21 @@ from pathlib import Path
 from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock
 from framework.log.compaction import Compacted, Compactor, Dirt, compact, dirt_of
-from framework.log.errors import Damaged, OffsetOutOfRange, OutOfOrderSequence, PartitionFailed, UnknownTopic
+from framework.log.errors import (
+    Damaged,
+    Error,
+    OffsetOutOfRange,
+    OutOfOrderSequence,
+    PartitionFailed,
+    ProducerFenced,
+    UnknownTopic,
+)
 from framework.log.files import Files
-from framework.log.header import Header, read_header, set_base_offset
+from framework.log.header import read_header, set_base_offset
 from framework.log.manifest import Manifest
-from framework.log.producers import Producers
+from framework.log.producers import FoldedProducers, Producers
 from framework.log.retention import segments_to_remove
-from framework.log.segment import Segment, begin_segment
+from framework.log.segment import Segment, append_times, begin_segment
 from framework.log.segments import Segments
 from framework.log.shared import DAMAGED, DELETED, FAILED, PARTITION_LOCK, Mark, Shared
 from framework.log.writer import Writer
@@ -54,8 +62,7 @@ class Partition:
         self._segments = Segments(self.directory, topic, number, place.shared, place.files)
         self._named_generation = 0
         self._writer: Writer | None = None
-        self._producers: Producers | None = None
-        self._folded_to = Mark(0, 0, 0)
+        self._folded = FoldedProducers()
         self.rolled = False
         """Whether a segment was closed since somebody set this to false: then retention may have something to do."""
 
@@ -110,7 +117,7 @@ class Partition:
 
     # What the committer does.
 
-    def append(self, groups: list[list[bytearray]]) -> list[int | OutOfOrderSequence]:
+    def append(self, groups: list[list[bytearray]]) -> list[int | Error]:
         """Write the batches of all *groups* and publish them; the base offset of each group.
 
         A group whose batches were all sent before answers -1: nothing is written again, and the caller
@@ -125,7 +132,7 @@ class Partition:
             try:
                 return self._append(groups, mark, writer)
             except BaseException:
-                self._producers = None  # It may count batches that are not there.
+                self._folded.forget()
                 raise
 
     def sync(self) -> Mark:
@@ -156,7 +163,7 @@ class Partition:
             if self._segments.manifest() is None:
                 return None
             writer, mark = self._attach_writer()
-            return self._fold_producers(writer, mark).last_sequence(producer_id)
+            return self._producers_at(mark, writer).last_sequence(producer_id)
 
     # What keeps it in bounds.
 
@@ -306,19 +313,19 @@ class Partition:
                 self._files.sync_directory(self.directory)
             self._named_generation = active.generation
 
-    def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | OutOfOrderSequence]:
+    def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | Error]:
         """Give each new batch its offset and write it; roll where the active segment is full."""
-        answers: list[int | OutOfOrderSequence] = []
+        answers: list[int | Error] = []
         pending: list[Placed] = []
         offset, position = mark.offset, mark.position
         for group in groups:
-            answer: int | OutOfOrderSequence = -1
+            answer: int | Error = -1
             for batch in group:
                 header = read_header(batch)
                 try:
-                    if header.producer_id >= 0 and self._is_duplicate(header, writer, mark):
+                    if header.producer_id >= 0 and self._producers_at(mark, writer).is_duplicate(header):
                         continue
-                except OutOfOrderSequence as error:
+                except (OutOfOrderSequence, ProducerFenced) as error:
                     answer = error
                     break
                 if position and (position + len(batch) > self.topic.settings.segment_bytes or self._is_old(writer)):
@@ -328,8 +335,7 @@ class Partition:
                     position = 0
                 set_base_offset(batch, offset)
                 if header.producer_id >= 0:
-                    assert self._producers is not None
-                    self._producers.add(header, offset)
+                    self._producers_at(mark, writer).add(header, offset)
                 pending.append((batch, offset, position, header.max_timestamp))
                 answer = offset if answer == -1 else answer
                 offset, position = offset + header.last_offset_delta + 1, position + len(batch)
@@ -342,20 +348,8 @@ class Partition:
         begun = writer.first_second
         return begun is not None and self._clock.now_ms() - begun * 1000 >= self.topic.settings.segment_ms
 
-    def _is_duplicate(self, header: Header, writer: Writer, mark: Mark) -> bool:
-        if self._producers is None or self._folded_to != mark:
-            self._fold_producers(writer, mark)
-        assert self._producers is not None
-        return self._producers.is_duplicate(header)
-
-    def _fold_producers(self, writer: Writer, mark: Mark) -> Producers:
-        """The producers as of *mark*, from the snapshot and the headers behind it."""
-        if self._producers is None or self._folded_to.segment != mark.segment:
-            self._producers = Producers.read(writer.segment.producers_path)
-            self._folded_to = Mark(mark.segment, 0, mark.segment)
-        self._producers.fold(writer.read, self._folded_to.position, mark.position)
-        self._folded_to = mark
-        return self._producers
+    def _producers_at(self, mark: Mark, writer: Writer) -> Producers:
+        return self._folded.as_of(mark, writer.segment.producers_path, writer.read)
 
     def _write(self, writer: Writer, pending: list[Placed], mark: Mark) -> None:
         if not pending:
@@ -369,18 +363,19 @@ class Partition:
         self._shared.publish_written(self.slot, mark, second, ring=self._reads_written)
         for batch, offset, position, max_timestamp in pending:
             writer.segment.note(offset, position, len(batch), max_timestamp)
-        if self._folded_to == before:
-            self._folded_to = mark
+        self._folded.move(before, mark)
 
     def _roll(self, writer: Writer) -> tuple[Writer, Mark]:
         """Close the active segment, durably, and begin the next one at the log end."""
         known = self._segments.manifest()
         assert known is not None
         mark = self._shared.written(self.slot)
-        producers = self._fold_producers(writer, mark)
+        producers = self._producers_at(mark, writer)
+        second, expiration_ms = self._shared.append_second(self.slot), self.topic.settings.producer_id_expiration_ms
+        producers.expire(append_times(writer.segment.appended_path), second, expiration_ms)
         # Whoever syncs the new segment later says that everything below it is on disk too.
         try:
-            writer.sync(self._shared.append_second(self.slot))
+            writer.sync(second)
         except OSError:
             self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise
@@ -393,7 +388,8 @@ class Partition:
         self._segments.replace(manifest)
         self._named_generation = row.generation
         self._segments.segment(manifest, len(manifest.segments) - 2)
-        mark = Mark(mark.offset, 0, mark.offset)
-        self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
-        self._folded_to, self.rolled = mark, True
+        before, mark = mark, Mark(mark.offset, 0, mark.offset)
+        self._shared.publish_written(self.slot, mark, second)
+        self._folded.move(before, mark)
+        self.rolled = True
         return self._attach_writer()

@@ -1,10 +1,13 @@
 """What the log remembers of idempotent producers, so that an append sent twice is stored once.
 
-    snapshot  = document "producers" {"rows": [[producer id, epoch, last sequence, last offset, timestamp], ...]}
+    snapshot  = document "producers" {"rows": [[producer id, epoch, last sequence, last offset, append second], ...]}
 
 `<base>.<generation>.producers` holds the state at the start of a segment and is written when the segment
 begins: data, not cache, because the batches it was folded from may be gone. From there on the state is
 folded from the batch headers of the segment.
+
+Other clients' producers are forgotten `producer.id.expiration.ms` after their last append; task producers never are,
+for their outbox may be replayed at any time.
 
 Any sequence at or before the last one, modulo 2^31 by half range, is a duplicate: a task that replays an outbox
 of ten batches meets ten duplicates, not Kafka's five.
@@ -12,17 +15,20 @@ of ten batches meets ten duplicates, not Kafka's five.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from framework.log.document import read_document, write_document
-from framework.log.errors import Damaged, OutOfOrderSequence
+from framework.log.errors import Damaged, OutOfOrderSequence, ProducerFenced
 from framework.log.files import Files
 from framework.log.header import Header, read_header, walk
+from framework.log.shared import Mark
 
-VERSION = 1
+VERSION = 2
 TASK_PRODUCER_BIT = 1 << 62
+_UNKNOWN = -1
 _FOLD_BYTES = 1 << 20
 _HALF, _MASK = 1 << 30, (1 << 31) - 1
 
@@ -34,7 +40,8 @@ class ProducerState:
     epoch: int
     last_sequence: int
     last_offset: int
-    timestamp: int
+    second: int = field(default=_UNKNOWN, compare=False)
+    """When it was appended; not known until `expire`, which is told by the file of append times."""
 
 
 class Producers:
@@ -49,8 +56,13 @@ class Producers:
 
         Raises:
             OutOfOrderSequence: A batch in between is missing.
+            ProducerFenced: A newer producer of the same id has taken over.
         """
         state = self._states.get(header.producer_id)
+        if state is not None and header.producer_epoch < state.epoch:
+            raise ProducerFenced(
+                f"producer {header.producer_id} of epoch {header.producer_epoch} was followed by epoch {state.epoch}"
+            )
         if state is None or header.producer_epoch > state.epoch:
             if header.base_sequence != 0 and not header.producer_id & TASK_PRODUCER_BIT:
                 raise OutOfOrderSequence(
@@ -72,7 +84,6 @@ class Producers:
             header.producer_epoch,
             header.last_sequence,
             base_offset + header.last_offset_delta,
-            header.max_timestamp,
         )
 
     def fold(self, read: Callable[[int, int], bytes], position: int, end: int) -> None:
@@ -97,9 +108,24 @@ class Producers:
         state = self._states.get(producer_id)
         return None if state is None else state.last_sequence
 
+    def expire(self, append_times: Sequence[tuple[int, int]], now_s: int, expiration_ms: int) -> None:
+        """Forget the producers of other clients that appended nothing for so long.
+
+        *append_times* holds (second, base offset) of the segment that ends here.
+        """
+        bases = [base_offset for _, base_offset in append_times]
+        for producer_id, state in list(self._states.items()):
+            second = state.second
+            if second == _UNKNOWN:
+                at = bisect_right(bases, state.last_offset) - 1
+                second = append_times[at][0] if at >= 0 else now_s
+                self._states[producer_id] = replace(state, second=second)
+            if not producer_id & TASK_PRODUCER_BIT and (now_s - second) * 1000 >= expiration_ms:
+                del self._states[producer_id]
+
     def write(self, files: Files, path: Path) -> None:
         """Write a snapshot."""
-        rows = [[pid, s.epoch, s.last_sequence, s.last_offset, s.timestamp] for pid, s in self._states.items()]
+        rows = [[pid, s.epoch, s.last_sequence, s.last_offset, s.second] for pid, s in self._states.items()]
         write_document(files, path, "producers", VERSION, {"rows": rows})
 
     @classmethod
@@ -114,6 +140,37 @@ class Producers:
             rows = read_document(path, "producers", VERSION)["rows"]
         except FileNotFoundError:
             raise Damaged(f"{path} is missing: what its producers sent twice cannot be told any more") from None
-        for pid, epoch, sequence, offset, timestamp in rows:
-            producers._states[pid] = ProducerState(epoch, sequence, offset, timestamp)
+        for pid, epoch, sequence, offset, second in rows:
+            producers._states[pid] = ProducerState(epoch, sequence, offset, second)
         return producers
+
+
+class FoldedProducers:
+    """The producers of a partition as one process has folded them, up to a mark that it follows."""
+
+    def __init__(self) -> None:
+        """Nothing is folded yet."""
+        self._producers: Producers | None = None
+        self._to = Mark(0, 0, 0)
+
+    def as_of(self, mark: Mark, snapshot: Path, read: Callable[[int, int], bytes]) -> Producers:
+        """The producers as of *mark*, from the *snapshot* of its segment and the headers behind it.
+
+        Raises:
+            Damaged: The snapshot is not there, or not what was written.
+        """
+        if self._producers is None or self._to.segment != mark.segment:
+            self._producers = Producers.read(snapshot)
+            self._to = Mark(mark.segment, 0, mark.segment)
+        self._producers.fold(read, self._to.position, mark.position)
+        self._to = mark
+        return self._producers
+
+    def move(self, before: Mark, mark: Mark) -> None:
+        """What was added since *before* is in the log now, which ends at *mark*."""
+        if self._to == before:
+            self._to = mark
+
+    def forget(self) -> None:
+        """Begin anew: it may count batches that are not there."""
+        self._producers = None

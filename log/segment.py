@@ -164,11 +164,16 @@ def last_second(appended: Path) -> int:
     return 0
 
 
+def append_times(appended: Path) -> list[tuple[int, int]]:
+    """(second, base offset) of every entry of a file of append times."""
+    return _entries(appended.read_bytes())
+
+
 def first_offset_at_second(entries: bytes, second: int) -> int | None:
     """The first offset appended at or after *second*, by a file of append times; None if there is none."""
-    body = memoryview(entries)[len(APPENDED_MAGIC) :]
-    whole = body[: len(body) - len(body) % ENTRY.size]
-    for at_second, base_offset in ENTRY.iter_unpack(whole):
-        if at_second >= second:
-            return int(base_offset)
-    return None
+    return next((base_offset for at_second, base_offset in _entries(entries) if at_second >= second), None)
+
+
+def _entries(data: bytes) -> list[tuple[int, int]]:
+    body = memoryview(data)[len(APPENDED_MAGIC) :]
+    return list(ENTRY.iter_unpack(body[: len(body) - len(body) % ENTRY.size]))

@@ -50,6 +50,9 @@ class TopicSettings:
     min_compaction_lag_ms: int = 0
     """How old a segment must be, by the time of its last append, to be compacted."""
 
+    producer_id_expiration_ms: int = 24 * 3600 * 1000
+    """How long an idempotent producer of another client is remembered after its last append."""
+
     def __post_init__(self) -> None:
         """Refuse a value out of its range, naming both."""
         for name, choices in CHOICES.items():
@@ -119,6 +122,7 @@ RANGES: Mapping[str, tuple[int, int] | tuple[float, float]] = {
     "min_cleanable_dirty_ratio": (0.0, 1.0),
     "delete_retention_ms": (0, 1 << 62),
     "min_compaction_lag_ms": (0, 1 << 62),
+    "producer_id_expiration_ms": (1000, 1 << 62),
 }
 
 

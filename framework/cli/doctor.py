@@ -102,7 +102,7 @@ def _open_files() -> Condition:
 
 def _inotify(place: Path) -> Condition:
     """Each process that has a directory open takes an instance for each of its doorbells."""
-    from framework.log.doorbell import Doorbell
+    from framework.log.doorbell import inotify
     from framework.log.machine import Condition
 
     limit, used = 0, 0
@@ -111,9 +111,10 @@ def _inotify(place: Path) -> Condition:
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
             used += os.readlink(fd) == "anon_inode:inotify" and fd.parent.stat().st_uid == os.getuid()
-    bell = Doorbell(place)
-    polls = bell.polls
-    bell.close()
+    bell = inotify(place) if sys.platform == "linux" else -1
+    polls = bell < 0 and sys.platform == "linux"
+    if bell >= 0:
+        os.close(bell)
     advice = "raise fs.inotify.max_user_instances with sysctl" if polls or used > 0.9 * limit else None
     if polls:
         advice = f"none is left, so processes wake up by polling: {advice}"

@@ -55,7 +55,7 @@ def test_waiting_ends_at_its_timeout(open_log: Any) -> None:
 
 def test_with_nothing_to_watch_it_polls(tmp_path: Path) -> None:
     """As it does where the user has no inotify instance left."""
-    doorbell = Doorbell(tmp_path / "missing")
+    doorbell = Doorbell(tmp_path / "missing", -1)
     assert doorbell.polls
     doorbell.wait(3600)  # Returns after POLL_S.
     doorbell.drain()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from framework.log import Files
 from framework.log.codec import NewRecord, encode
 from framework.log.document import write_document
-from framework.log.errors import Damaged, NewerFormat, OutOfOrderSequence
+from framework.log.errors import Damaged, NewerFormat, OutOfOrderSequence, ProducerFenced
 from framework.log.header import Header, read_header
-from framework.log.producers import TASK_PRODUCER_BIT, Producers
+from framework.log.producers import TASK_PRODUCER_BIT, VERSION, Producers
 
 WRAP = 1 << 31
 PLAIN, TASK = 4711, TASK_PRODUCER_BIT | 4711
@@ -154,6 +154,37 @@ def test_a_missing_snapshot_is_damage_because_duplicates_cannot_be_told_any_more
 
 
 def test_a_newer_snapshot_is_refused(tmp_path: Path) -> None:
-    write_document(Files(), tmp_path / "0.1.producers", "producers", 2, {"rows": []})
+    write_document(Files(), tmp_path / "0.1.producers", "producers", VERSION + 1, {"rows": []})
     with pytest.raises(NewerFormat):
         Producers.read(tmp_path / "0.1.producers")
+
+
+def test_an_older_epoch_is_fenced() -> None:
+    """Whoever had the id before may have been stopped for a while, and does not know."""
+    producers = remembering(sent(0, 2, epoch=4))
+    with pytest.raises(ProducerFenced, match="epoch 3 was followed by epoch 4"):
+        producers.is_duplicate(sent(2, 1, epoch=3))
+    assert not producers.is_duplicate(sent(0, 1, epoch=5))
+
+
+def test_only_other_clients_producers_are_forgotten_and_only_by_the_time_of_their_last_append() -> None:
+    """Their records' own timestamps may be of any year."""
+    quiet, busy, task = PLAIN, PLAIN + 1, TASK
+    producers = Producers()
+    for header, offset in ((sent(0, 10, quiet), 100), (sent(0, 10, task), 110), (sent(0, 10, busy), 120)):
+        producers.add(header, offset)
+    day_ms = 86_400_000
+    producers.expire([(1_000, 100), (1_001, 110), (50_000, 120)], now_s=87_399, expiration_ms=day_ms)
+    assert [producers.last_sequence(one) for one in (quiet, task, busy)] == [9, 9, 9]
+    producers.expire([(87_400, 130)], now_s=87_400, expiration_ms=day_ms)
+    assert [producers.last_sequence(one) for one in (quiet, task, busy)] == [None, 9, 9], "of later segments too"
+
+
+def test_a_snapshot_remembers_when_its_producers_appended_last(tmp_path: Path) -> None:
+    path = tmp_path / "0.1.producers"
+    producers = remembering(sent(0, 10))
+    producers.expire([(1_000, 0)], now_s=1_000, expiration_ms=60_000)
+    producers.write(Files(), path)
+    producers = Producers.read(path)
+    producers.expire([(5_000, 50)], now_s=1_060, expiration_ms=60_000)
+    assert producers.last_sequence(PLAIN) is None

@@ -51,6 +51,7 @@ def test_every_setting_has_a_range_and_kafkas_name() -> None:
         "min.cleanable.dirty.ratio",
         "delete.retention.ms",
         "min.compaction.lag.ms",
+        "producer.id.expiration.ms",
     }
 
 
