@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, overload
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, Unpack
 
 from framework.agent import Agent, Decorate, DecorateSink, pipeline_run, run_of
 from framework.committed import CommittedTable
@@ -27,7 +27,7 @@ from framework.schedule import Schedule
 from framework.state.view import StateView
 from framework.stream import Stream
 from framework.table import Table
-from framework.topic import UNSET, Durability, Topic, Unset, overrides_of
+from framework.topic import Durability, Topic, TopicOptions, overrides_of
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
@@ -52,12 +52,13 @@ class App:
         data: str | os.PathLike[str] | None = None,
         lifespan: Callable[[App], AbstractAsyncContextManager[Any]] | None = None,
         partitions: int = 1,
+        durability: Durability | None = None,
         clock: Clock | None = None,
     ) -> None:
         """*data* is the data directory (FRAMEWORK_DATA and the command line go before it; default `./data`).
 
         *lifespan* wraps the time the app is open; what it needs to share it puts into `state`. *partitions* is how
-        many a topic has that does not say.
+        many a topic has that does not say, *durability* when a send to it is acknowledged.
 
         Raises:
             InvalidName, InvalidSetting: *name* or *partitions* cannot be.
@@ -71,6 +72,7 @@ class App:
         self.clock = clock or SystemClock()
         self.lifespan = lifespan
         self._data, self._partitions = data, check_partitions(partitions)
+        self._topic_defaults = {} if durability is None else overrides_of("defaults", {"durability": durability})
         self._log: Log | None = None
         self._producer: Producer | None = None
         self._view: StateView | None = None
@@ -88,9 +90,7 @@ class App:
         value_type: type[V],
         *,
         key: Callable[[V], str] | None = None,
-        partitions: int | None = None,
-        retention: timedelta | None | Unset = UNSET,
-        durability: Durability | None = None,
+        **options: Unpack[TopicOptions],
     ) -> Topic[V]: ...
     @overload
     def topic(
@@ -100,9 +100,7 @@ class App:
         *,
         key_type: type[KX],
         key: Callable[[V], KX] | None = None,
-        partitions: int | None = None,
-        retention: timedelta | None | Unset = UNSET,
-        durability: Durability | None = None,
+        **options: Unpack[TopicOptions],
     ) -> Topic[V, KX]: ...
     @overload
     def topic(self, name: str) -> Topic[Any]: ...
@@ -113,21 +111,18 @@ class App:
         *,
         key_type: Any = str,
         key: Callable[[Any], Any] | None = None,
-        partitions: int | None = None,
-        retention: timedelta | None | Unset = UNSET,
-        durability: Durability | None = None,
+        **options: Unpack[TopicOptions],
     ) -> Topic[Any, Any]:
         """Declare a topic: *value_type* is a pydantic model, `dict`, `str`, `bytes`, ...; without one, any JSON.
 
-        *key* derives the key of a record sent without one. *retention* is how long records are kept, None for
-        ever (a week unless said); *durability* is when a send is acknowledged, see `TopicSettings`. The topic is made
+        *key* derives the key of a record sent without one; *options* are those of `TopicOptions`. The topic is made
         when it is first used.
 
         Raises:
             DeclarationError: It is declared already, and differently.
             InvalidName, InvalidSetting: Kafka would not take it.
         """
-        overrides = overrides_of(name, retention, durability)
+        overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
             self, name, value_type, key_type=key_type, key=key, partitions=partitions, overrides=overrides
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from typing_extensions import TypeVar
+from typing_extensions import TypedDict, TypeVar
 
 from framework.ack import Ack
 from framework.effects import current
@@ -15,6 +15,7 @@ from framework.errors import DeclarationError, EncodeError
 from framework.log import At, NewRecord, TopicInfo, TopicSettings, partition_of
 from framework.log.clock import to_ms
 from framework.log.codec import NO_HEADERS, Headers
+from framework.log.errors import InvalidSetting
 from framework.log.settings import Setting, check_partitions, check_topic_name
 from framework.serdes import key_serde_of, serde_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 K = TypeVar("K", default=str)
 Durability = Literal["group", "always", "os"]
+Compression = Literal["uncompressed", "gzip", "snappy", "lz4", "zstd"]
 KEY_CACHE_ROWS = 100_000
 
 
@@ -35,6 +37,23 @@ class Unset:
 
 
 UNSET = Unset()
+
+
+class TopicOptions(TypedDict, total=False):
+    """What can be said of a topic beside its types: see `App.topic`."""
+
+    partitions: int | None
+    """How many, if not as many as the app says."""
+    retention: timedelta | None | Unset
+    """How long records are kept, None for ever; a week unless said."""
+    durability: Durability
+    """When a send is acknowledged: `group` when it is synced with what came meanwhile, `always` by itself, `os` not."""
+    compression: Compression
+    """How records are compressed."""
+    compact: bool
+    """Whether of each key only the last record is kept, for ever unless *retention* says how long."""
+    config: Mapping[str, Setting]
+    """Any other setting by Kafka's name: `{"segment.bytes": 1 << 20}`; see `TopicSettings`."""
 
 
 class Topic(Generic[V, K]):
@@ -87,6 +106,12 @@ class Topic(Generic[V, K]):
         stamp = None if timestamp is None else to_ms(timestamp)
         listed = _headers(headers) if headers else NO_HEADERS
         return self.send_raw(raw_key, self.value_serde.encode(value), stamp, listed)
+
+    def send_tombstone(self, key: K, *, timestamp: datetime | None = None) -> Ack:
+        """Say that what *key* stands for is gone: a record without a value, as compacted topics and tables know it."""
+        return self.send_raw(
+            self.key_serde.encode(key), None, None if timestamp is None else to_ms(timestamp), NO_HEADERS
+        )
 
     def send_many(self, values: Iterable[V]) -> Ack:
         """Send *values* in order; the `Ack` of the last one waits for those of its partition.
@@ -183,19 +208,33 @@ class Topic(Generic[V, K]):
         return f"<Topic {self.name!r} of {self.value_serde.name}>"
 
 
-def overrides_of(name: str, retention: timedelta | None | Unset, durability: Durability | None) -> dict[str, Setting]:
-    """The settings that a declaration of topic *name* changes.
+def overrides_of(name: str, options: TopicOptions) -> dict[str, Setting]:
+    """The settings that the declaration of topic *name* changes.
 
     Raises:
-        DeclarationError: *retention* is not positive.
+        DeclarationError: One cannot be.
     """
-    overrides: dict[str, Setting] = {} if durability is None else {"durability": durability}
+    try:
+        overrides = TopicSettings.fields_of(options.get("config") or {})
+    except InvalidSetting as error:
+        raise DeclarationError(f"topic {name!r}: {error}") from error
+    retention = options.get("retention", UNSET)
     if retention is None:
         overrides["retention_ms"] = -1
     elif isinstance(retention, timedelta):
         if retention <= timedelta(0):
             raise DeclarationError(f"topic {name!r}: retention is {retention}, it must be positive, or None for ever")
         overrides["retention_ms"] = retention // timedelta(milliseconds=1)
+    if "durability" in options:
+        overrides["durability"] = options["durability"]
+    if "compression" in options:
+        overrides["compression_type"] = options["compression"]
+    if options.get("compact"):
+        overrides["cleanup_policy"] = "compact,delete" if isinstance(retention, timedelta) else "compact"
+    try:
+        TopicSettings(**overrides)  # type: ignore[arg-type]  # checked there
+    except InvalidSetting as error:
+        raise DeclarationError(f"topic {name!r}: {error}") from error
     return overrides
 
 

@@ -176,14 +176,23 @@ class Log:
             Damaged: A batch is not what was appended.
         """
         info = self.topic(topic)
-        if not info.settings.compacts:
-            raise InvalidSetting(
-                f"topic {topic!r} has cleanup.policy {info.settings.cleanup_policy}: its records may not be compacted"
-            )
+        self.check_compacts(info)
         done = self._cleaner.compact((self.partition(info, number) for number in range(info.partitions)), force=True)
         if not isinstance(done, Compacted):
             raise Conflict(f"process {done} is compacting in {self.path} just now; try again when it has finished")
         return done
+
+    def check_compacts(self, topic: TopicInfo) -> None:
+        """Refuse a topic whose records may not be compacted.
+
+        Raises:
+            InvalidSetting: Its `cleanup.policy` does not say compact.
+        """
+        if not topic.settings.compacts:
+            raise InvalidSetting(
+                f"topic {topic.name!r} has cleanup.policy={topic.settings.cleanup_policy}: say compact, or "
+                "compact,delete, before its records may be compacted"
+            )
 
     @property
     def catalogue_version(self) -> int:

@@ -98,11 +98,20 @@ class TopicSettings:
         Raises:
             InvalidSetting: A name is unknown or a value out of range.
         """
+        return cls(**cls.fields_of(config))  # type: ignore[arg-type]  # checked there
+
+    @classmethod
+    def fields_of(cls, config: Mapping[str, Setting]) -> dict[str, Setting]:
+        """The values in *config*, which has Kafka's names, by the names that they have here.
+
+        Raises:
+            InvalidSetting: A name is unknown.
+        """
         known = {kafka_name(field.name): field.name for field in fields(cls)}
         unknown = sorted(set(config) - set(known))
         if unknown:
             raise InvalidSetting(f"unknown topic setting {unknown[0]!r}; known are {', '.join(known)}")
-        return cls(**{known[name]: value for name, value in config.items()})  # type: ignore[arg-type]  # checked there
+        return {known[name]: value for name, value in config.items()}
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+UNSAFE_VARIABLE = "FRAMEWORK_UNSAFE_FILESYSTEM"  # As framework.log.opening has it, which is not imported for --help.
 F = TypeVar("F", bound=Callable[..., Any])
 
 app_option = click.option(
@@ -23,6 +24,13 @@ data_option = click.option(
     metavar="DIRECTORY",
     help="The data directory. Else FRAMEWORK_DATA, what the app says, or ./data.",
 )
+unsafe_option = click.option(
+    "--unsafe-filesystem",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda _context, _option, value: os.environ.update({UNSAFE_VARIABLE: "1"}) if value else None,
+    help="Open a data directory on a network or FUSE file system. Only safe while no other process does.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, one document a line, instead of a table."
 )
@@ -37,8 +45,8 @@ wait_option = click.option(
 
 
 def directory_options(command: F) -> F:
-    """-A and --data."""
-    return app_option(data_option(command))
+    """-A, --data and --unsafe-filesystem."""
+    return app_option(data_option(unsafe_option(command)))
 
 
 def terminal(stream: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`framework topics alter`, `delete`, `delete-records` and `purge`: what changes or removes what is there.
+"""`framework topics alter`, `delete`, `delete-records`, `purge` and `compact`: what changes or removes what is there.
 
 Whatever destroys records says first what it would do, and does it with --execute.
 """
@@ -100,6 +100,32 @@ def purge(name: str, execute: bool, app_name: str | None, data: str | None) -> N
     with reading(app_name, data) as directory:
         for part in _parts(directory, directory.topic(name)):
             _start_at(part, part.high_watermark, execute=execute)
+
+
+@click.command()
+@click.argument("name")
+@execute_option
+@directory_options
+def compact(name: str, execute: bool, app_name: str | None, data: str | None) -> None:
+    """Keep only the last record of each key in the closed segments of the topic NAME.
+
+    A topic with cleanup.policy=compact is compacted by itself once min.cleanable.dirty.ratio of it is dirty.
+    """
+    from framework.cli.directory import reading
+
+    with reading(app_name, data) as directory:
+        info = directory.topic(name)
+        if execute:
+            done = directory.log.compact(name)
+            segments = f"{done.segments} segment{'s' * (done.segments != 1)}"
+            click.echo(f"compacted {segments} of {name!r}: {done.freed_bytes:,} bytes freed", err=True)
+            return
+        directory.log.check_compacts(info)
+        for part in _parts(directory, info):
+            dirt = part.dirt()
+            dirty, total = (dirt.dirty_bytes, dirt.dirty_bytes + dirt.clean_bytes) if dirt else (0, 0)
+            text = f"{part.name}, {dirty:,} of {total:,} bytes not compacted yet"
+            click.echo(f"would compact {text}; do it with --execute", err=True)
 
 
 def _parts(directory: Directory, info: TopicInfo) -> list[Partition]:

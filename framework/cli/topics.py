@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from framework.cli.options import directory_options, json_option
-from framework.cli.reshape import alter, delete, delete_records, purge
+from framework.cli.reshape import alter, compact, delete, delete_records, purge
 from framework.cli.send import send
 from framework.cli.settings import duration, settings_from
 from framework.cli.tail import tail
@@ -27,7 +27,7 @@ def topics() -> None:
     """List topics, make, change or delete one, send to one, read one."""
 
 
-for command in (alter, delete, delete_records, purge, send, tail):
+for command in (alter, compact, delete, delete_records, purge, send, tail):
     topics.add_command(command)
 
 

@@ -259,8 +259,8 @@ ARGUMENTS = {
         "topics create t --config retention=1",
         "unknown topic setting 'retention'; known are retention.ms, retention.bytes, segment.bytes, "
         "max.message.bytes, index.interval.bytes, segment.ms, hold.bytes, durability, compression.type, "
-        "max.uncompressed.bytes, cleanup.policy, min.cleanable.dirty.ratio, delete.retention.ms, min.compaction.lag.ms, "
-        "producer.id.expiration.ms",
+        "max.uncompressed.bytes, cleanup.policy, min.cleanable.dirty.ratio, delete.retention.ms, "
+        "min.compaction.lag.ms, producer.id.expiration.ms",
         2,
     ),
     "setting out of range": Mistake(
