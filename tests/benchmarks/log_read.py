@@ -10,7 +10,10 @@ from framework.log import Log, Partition, Reader, decode, decode_values
 from framework.log.header import walk
 from framework.log.reader import MAX_READ_BYTES
 from tests.benchmarks.filling import TOPIC, backlog, drop_page_cache, small
-from tests.benchmarks.rows import Bench, Pairs, Progress, Result, Row, say
+from tests.benchmarks.rows import Bench, Pairs, Result, Row, say
+
+PARTS = 4
+"""A backlog is consumed in so many parts a pair: the load of the machine changes while five gigabytes are read."""
 
 
 def read_batches(reader: Reader) -> Iterator[memoryview]:
@@ -78,7 +81,7 @@ def measure_batches(bench: Bench) -> Iterator[Result]:
 
 
 def measure_backlog(bench: Bench) -> Iterator[Result]:
-    """Consume all of a backlog from the start; and as much of a small log, read again and again."""
+    """Consume all of a backlog, part by part; and as much of a small log, read again and again."""
     yield from _consume(bench, "consume-backlog", cold=False)
 
 
@@ -88,36 +91,41 @@ def measure_cold(bench: Bench) -> Iterator[Result]:
 
 
 def _consume(bench: Bench, name: str, *, cold: bool) -> Iterator[Result]:
-    path = backlog(bench)
+    path, parts = backlog(bench), bench.scale.pairs * PARTS
     with Log(path) as large, Log(small(bench)) as little:
-        behind = large.partition(large.topic(TOPIC), 0)
-        alone = little.partition(little.topic(TOPIC), 0)
+        behind = Consumer(large, large.partition(large.topic(TOPIC), 0))
+        alone = Consumer(little, little.partition(little.topic(TOPIC), 0))
+        count = behind.partition.high_watermark // parts
+        say(f"  {parts} times {count / 1e6:.1f} million records on each side")
+        if cold:
+            drop_page_cache(path)
+        pairs = Pairs(
+            lambda: rate(lambda: behind.consume(count), 1e6),
+            lambda: rate(lambda: alone.consume(count), 1e6),
+            parts,
+            "M/s",
+        )
+        yield pairs.ratio(name, 0.9)
 
-        def consume_backlog() -> float:
-            if cold:
-                drop_page_cache(path)
-            return rate(lambda: consume(large, behind, behind.high_watermark), 1e6)
 
-        def consume_small() -> float:
-            return rate(lambda: consume(little, alone, behind.high_watermark), 1e6)
+class Consumer:
+    """Reads the values of records as an agent does, and begins anew at the end."""
 
-        say(f"  {bench.scale.pairs} times {behind.high_watermark / 1e6:.0f} million records on each side")
-        yield Pairs(consume_backlog, consume_small, bench.scale.pairs, "M/s").ratio(name, 0.9)
+    def __init__(self, log: Log, partition: Partition) -> None:
+        """At the start of *partition*."""
+        self.partition = partition
+        self._reader = log.reader(partition, 0)
 
-
-def consume(log: Log, partition: Partition, records: int) -> int:
-    """Read the values of *records* records as an agent does, from the start again at the end."""
-    count, reader = 0, log.reader(partition, 0)
-    progress = Progress(f"consuming {partition.name}", records * 100)
-    while count < records:
-        fetched = reader.read()
-        if not fetched.batches:
-            reader.seek(0)
-        for _, batch in fetched.batches:
-            count += len(decode_values(batch))
-        progress.at(count * 100)
-    reader.close()
-    return count
+    def consume(self, records: int) -> int:
+        """Read *records* records or a few more; how many."""
+        count = 0
+        while count < records:
+            fetched = self._reader.read()
+            if not fetched.batches:
+                self._reader.seek(0)
+            for _, batch in fetched.batches:
+                count += len(decode_values(batch))
+        return count
 
 
 ROWS = [
