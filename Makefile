@@ -29,7 +29,7 @@ test: $(DEV) $(DATA) ## check format, style and types, and run all tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
-	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python -m tests.benchmarks.run
 
 torture: $(DEV) ## power cuts and kills at every operation of the log, with many more seeds; takes long
 	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults

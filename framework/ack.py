@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,45 @@ class Sent:
     offset: int | None
 
 
+class Sender(Protocol):
+    """Who holds a batch back, for a moment, to gather more records."""
+
+    def flush(self) -> None:
+        """Send it now."""
+
+    def hurry(self) -> None:
+        """Send it now, unless the running event loop does so in its next turn."""
+
+
+class Delivery(Future[int]):
+    """The base offset of a batch, once it is durable; any number of tasks, loops and threads may wait for it.
+
+    An event loop is woken once for all who wait in it: to wake it costs more than everything else about a record.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        """*sender* holds the batch."""
+        super().__init__()
+        self.sender = sender
+        self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        # A waiter that gives up cannot cancel it: the records are on their way.
+        self.set_running_or_notify_cancel()
+
+    def __await__(self) -> Generator[Any, None, int]:
+        if not self.done():
+            self.sender.hurry()
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            waiting = self._waiting.get(loop)
+            if waiting is None:
+                waiting = self._waiting[loop] = []
+                self.add_done_callback(lambda _: _wake(loop, waiting))
+            # Not too late: whoever has been called back meanwhile wakes us in a later turn of this loop.
+            waiting.append(waiter)
+            yield from waiter
+        return self.result()
+
+
 class Ack(Awaitable[Sent]):
     """A record that was taken; await it, or ask for its `result`, to know that it is durable.
 
@@ -26,19 +66,11 @@ class Ack(Awaitable[Sent]):
     can be waited for that only happens when the record being handled is finished.
     """
 
-    __slots__ = ("_also", "_done", "_flush", "_index", "_partition", "_topic")
+    __slots__ = ("_also", "_done", "_index", "_partition", "_topic")
 
-    def __init__(
-        self, topic: str, partition: int, done: Future[int] | None, index: int, flush: Callable[[], None]
-    ) -> None:
-        """The *index*-th record of a batch; *flush* hurries it on its way."""
-        self._topic, self._partition, self._done, self._index, self._flush = (
-            topic,
-            partition,
-            done,
-            index,
-            flush,
-        )
+    def __init__(self, topic: str, partition: int, done: Delivery | None = None, index: int = 0) -> None:
+        """The *index*-th record of a batch; without one it joins a commit."""
+        self._topic, self._partition, self._done, self._index = topic, partition, done, index
         self._also: Sequence[Ack] = ()
 
     @property
@@ -50,7 +82,7 @@ class Ack(Awaitable[Sent]):
     def of_all(cls, acks: Sequence[Ack]) -> Ack:
         """The last of *acks*, which also waits for the others."""
         last = acks[-1]
-        ack = cls(last._topic, last._partition, last._done, last._index, last._flush)
+        ack = cls(last._topic, last._partition, last._done, last._index)
         ack._also = acks[:-1]
         return ack
 
@@ -62,9 +94,8 @@ class Ack(Awaitable[Sent]):
     def __await__(self) -> Generator[Any, None, Sent]:
         for ack in self._also:
             yield from ack.__await__()
-        if self._done is not None and not self._done.done():
-            self._flush()
-            yield from asyncio.wrap_future(self._done).__await__()
+        if self._done is not None:
+            yield from self._done.__await__()
         return self._sent()
 
     def result(self, timeout: timedelta | None = None) -> Sent:
@@ -76,7 +107,7 @@ class Ack(Awaitable[Sent]):
         for ack in self._also:
             ack.result(timeout)
         if self._done is not None and not self._done.done():
-            self._flush()
+            self._done.sender.flush()
             self._done.result(None if timeout is None else timeout.total_seconds())
         return self._sent()
 
@@ -85,3 +116,14 @@ class Ack(Awaitable[Sent]):
             return Sent(self._topic, self._partition, None)
         base = self._done.result()
         return Sent(self._topic, self._partition, base + self._index if base >= 0 else None)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, waiting: list[asyncio.Future[None]]) -> None:
+    with suppress(RuntimeError):  # The loop is closed, and nobody waits any more.
+        loop.call_soon_threadsafe(_release, waiting)
+
+
+def _release(waiting: list[asyncio.Future[None]]) -> None:
+    for waiter in waiting:
+        if not waiter.done():  # It may have been cancelled.
+            waiter.set_result(None)

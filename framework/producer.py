@@ -12,9 +12,9 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from framework.ack import Ack
+from framework.ack import Ack, Delivery
 from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.errors import LogClosed
+from framework.log.errors import Error, LogClosed
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,9 @@ class _Buffer:
 
     topic: TopicInfo
     partition: int
+    done: Delivery
     records: list[NewRecord] = field(default_factory=list)
     size: int = 0
-    done: Future[int] = field(default_factory=Future)
-
-    def __post_init__(self) -> None:
-        """From now on a waiter that gives up cannot cancel it: the record is on its way."""
-        self.done.set_running_or_notify_cancel()
 
 
 class Producer:
@@ -51,6 +47,8 @@ class Producer:
         self._room = threading.Condition(threading.Lock())
         self._scheduled = False
         self._timer: threading.Timer | None = None
+        self._flushing_loop: asyncio.AbstractEventLoop | None = None
+        """Which loop calls `flush`, unless it is the timer."""
         self._closed = False
         self._failure: BaseException | None = None
 
@@ -70,10 +68,10 @@ class Producer:
             key = (topic.id, partition)
             buffer = self._buffers.get(key)
             if buffer is None:
-                buffer = self._buffers[key] = _Buffer(topic, partition)
+                buffer = self._buffers[key] = _Buffer(topic, partition, Delivery(self))
             buffer.records.append(record)
             buffer.size += size
-            ack = Ack(topic.name, partition, buffer.done, len(buffer.records) - 1, self.flush)
+            ack = Ack(topic.name, partition, buffer.done, len(buffer.records) - 1)
             if buffer.size >= min(self._batch_bytes, topic.settings.max_message_bytes):
                 self._submit(self._buffers.pop(key))
             elif not self._scheduled:
@@ -90,6 +88,11 @@ class Producer:
             buffers, self._buffers = self._buffers, {}
             for buffer in buffers.values():
                 self._submit(buffer)
+
+    def hurry(self) -> None:
+        """Flush, unless the running event loop does so in its next turn: what it sends until then travels together."""
+        if self._flushing_loop is not asyncio.get_running_loop():
+            self.flush()
 
     def close(self) -> None:
         """Flush, wait until all of it is durable, take no more.
@@ -109,8 +112,10 @@ class Producer:
         """Have `flush` called soon."""
         self._scheduled = True
         try:
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._flushing_loop = asyncio.get_running_loop()
+            self._flushing_loop.call_soon(self.flush)
         except RuntimeError:
+            self._flushing_loop = None
             self._timer = threading.Timer(self._linger_s, self.flush)
             self._timer.daemon = True
             self._timer.start()
@@ -120,7 +125,11 @@ class Producer:
         batches = encode(buffer.records, max_batch_bytes=settings.max_message_bytes, compression=settings.compression())
         with self._room:
             self._unacknowledged += buffer.size
-        appended = self._log.append(self._log.partition(buffer.topic, buffer.partition), batches)
+        try:
+            appended = self._log.append(self._log.partition(buffer.topic, buffer.partition), batches)
+        except Error as error:  # It is closed, or this process was forked; whoever waits for the batch is told.
+            appended = Future()
+            appended.set_exception(error)
         appended.add_done_callback(lambda done: self._acknowledge(buffer, done))
 
     def _acknowledge(self, buffer: _Buffer, appended: Future[int]) -> None:

@@ -143,7 +143,7 @@ class Topic(Generic[V, K]):
         effects = current.get()
         if effects is not None:
             effects.send(info, partition, key, value, effects.now_ms() if timestamp is None else timestamp, headers)
-            return Ack(self.name, partition, None, 0, _nothing)
+            return Ack(self.name, partition)
         if timestamp is None:
             timestamp = self._app.clock.now_ms()
         return self._app.producer().send(info, partition, NewRecord(key, value, timestamp, headers))
@@ -243,7 +243,3 @@ def _headers(headers: Mapping[str, bytes]) -> Headers:
         if not isinstance(name, str) or not isinstance(value, bytes):
             raise EncodeError(f"header {name!r}: {value!r} cannot be stored: names are str, values are bytes")
     return list(headers.items())
-
-
-def _nothing() -> None:
-    """Nothing to hurry: it travels with the commit."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _F_FULLFSYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone stops at the drive's cache.
+_FADVISE = getattr(os, "posix_fadvise", None)  # Not on macOS.
 
 
 class Files:
@@ -33,6 +34,11 @@ class Files:
     def pread(self, fd: int, size: int, position: int) -> bytes:
         """Up to *size* bytes at *position*; fewer only at the end of the file."""
         return os.pread(fd, size, position)
+
+    def read_ahead(self, fd: int, position: int, size: int) -> None:
+        """Have *size* bytes at *position* in memory soon; returns at once, and does nothing where the system cannot."""
+        if _FADVISE is not None:
+            _FADVISE(fd, position, size, os.POSIX_FADV_WILLNEED)
 
     def size(self, fd: int) -> int:
         """The length of the file in bytes."""

@@ -11,6 +11,7 @@ from framework.log.partition import Partition
 from framework.log.segment import Segment
 
 MAX_READ_BYTES = 256 << 10
+READ_AHEAD_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Reader:
         self._segment: Segment | None = None
         self._next_base: int | None = None
         self._fd, self._position, self._expected = -1, 0, 0
+        self._ahead = 0
 
     def seek(self, offset: int) -> None:
         """Go on at *offset*."""
@@ -95,6 +97,8 @@ class Reader:
             size = readable.position if in_segment else self._segment.size_bytes or 0
             self._segment.walk_to(self._files, self._fd, size)
             self._skip_to(self._segment.position_below(self.offset))
+        # The first megabytes are left to the kernel: whoever has read them is likely to read on.
+        self._ahead = self._position + READ_AHEAD_BYTES
 
     def _skip_to(self, position: int) -> None:
         """Go from a batch at or before the offset to the one that holds it, by the headers."""
@@ -110,6 +114,7 @@ class Reader:
         batches: list[tuple[Header, memoryview]] = []
         segment = self._segment
         assert segment is not None
+        self._read_ahead()
         while not batches:
             if segment.compacted and self._position >= (segment.size_bytes or 0):
                 self._expected = stop  # The last offsets of the segment are gone.
@@ -136,6 +141,13 @@ class Reader:
             elif not batches and expected >= stop:
                 break
         return batches
+
+    def _read_ahead(self) -> None:
+        """Let the disk read while the caller decodes: a backlog has left the page cache."""
+        if self._position + READ_AHEAD_BYTES // 2 > self._ahead:
+            start = max(self._ahead, self._position)
+            self._files.read_ahead(self._fd, start, READ_AHEAD_BYTES)
+            self._ahead = start + READ_AHEAD_BYTES
 
     def _size_of_one(self, data: memoryview, stop: int, max_bytes: int) -> int:
         """The bytes of the one batch that did not fit into *data*."""

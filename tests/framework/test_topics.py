@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from framework import Ack, Topic
+from framework.ack import Delivery
 from framework.errors import DeclarationError, DecodeError, EncodeError
 from framework.log import partition_of
 from framework.log.errors import InvalidName, InvalidSetting, NoDataDirectory, RecordTooLarge, TopicExists
@@ -107,8 +107,12 @@ def test_an_ack_gives_its_result_to_code_without_a_loop(shop: Shop) -> None:
 
 
 def test_an_ack_that_is_waited_for_too_long_times_out() -> None:
+    class Held:
+        def flush(self) -> None: ...
+        def hurry(self) -> None: ...
+
     with pytest.raises(TimeoutError):
-        Ack("topic", 0, Future(), 0, lambda: None).result(timedelta(milliseconds=1))
+        Ack("topic", 0, Delivery(Held())).result(timedelta(milliseconds=1))
 
 
 async def test_send_many_sends_in_order_and_waits_for_every_partition(shop: Shop) -> None:

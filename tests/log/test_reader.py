@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from framework.log import Log, NewRecord, Partition, TopicSettings, decode, encode
+from framework.log import Files, Log, NewRecord, Partition, TopicSettings, decode, encode
 from framework.log.errors import Damaged, OffsetOutOfRange
 from framework.log.header import CONTROL, checksum, read_header, walk
+from framework.log.reader import READ_AHEAD_BYTES
 
 SMALL = TopicSettings(segment_bytes=4096, index_interval_bytes=512)
 
@@ -356,3 +357,35 @@ def test_a_wrong_index_file_costs_a_report_and_never_a_wrong_record(
         assert [record.value for record in found] == written[found[0].offset : found[-1].offset + 1]
         assert found[0].offset <= offset
     assert read_header(segments[2].path.read_bytes()).base_offset == segments[2].base_offset
+
+
+class Asked(Files):
+    """Files that remember what they were to read ahead."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.ahead: list[tuple[int, int]] = []
+
+    def read_ahead(self, fd: int, position: int, size: int) -> None:
+        """Remember it."""
+        self.ahead.append((position, size))
+        super().read_ahead(fd, position, size)
+
+
+def test_who_reads_on_has_the_disk_read_ahead_and_who_is_at_the_end_does_not(open_log: Any, read_all: Any) -> None:
+    files, mib = Asked(), 1 << 20
+    log = open_log(files=files)
+    partition = log.partition(log.create_topic("t", 1, TopicSettings(max_message_bytes=2 * mib)), 0)
+    for _ in range(3 * READ_AHEAD_BYTES // mib):
+        log.append(partition, batches(bytes(mib)))
+    log.sync(partition).result(60)
+    reader = log.reader(partition, 0)
+    while reader.read().batches:
+        pass
+    asked = [position for position, _ in files.ahead]
+    assert asked == [READ_AHEAD_BYTES * number for number in range(1, len(asked) + 1)]
+    assert len(asked) >= 2
+    for _ in range(20):
+        log.append(partition, batches(b"one more")).result(60)
+        assert reader.read().batches
+    assert len(files.ahead) == len(asked)

@@ -1,0 +1,53 @@
+"""Real processes of the command line, watched from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import framework
+
+ROOT = Path(framework.__file__).parent.parent
+APP = Path(__file__).with_name("latency_app.py")
+
+
+def command(*arguments: str) -> list[str]:
+    """`framework` with *arguments*, of this checkout."""
+    return [sys.executable, "-m", "framework", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Ours, with this checkout on the path."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def worker(data: Path) -> Iterator[int]:
+    """A worker of the app in `latency_app` that has started; its process id. It ends with the body, in order."""
+    arguments: Sequence[str] = command("worker", "-A", str(APP), "--data", str(data))
+    process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("running") for line in lines), f"the worker ended with {process.wait()}"
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 0, f"the worker ended with {process.returncode}"
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a running process has used of the processors, in ticks of 10 ms; Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pid: int) -> int:
+    """What a running process has in memory; Linux only."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
