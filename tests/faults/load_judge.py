@@ -75,11 +75,12 @@ class Said:
     deleted: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, lines: Iterable[str]) -> Said:
-        """What *lines* say."""
+    def of(cls, lines: Iterable[str], *, killed: bool = False) -> Said:
+        """What *lines* say; of a log whose processes were *killed*, and not the machine, what is written is there."""
         said = cls()
         for line in lines:
-            said.note(*line.split())
+            word, *rest = line.split()
+            said.note("acknowledged" if killed and word == "written" else word, *rest)
         return said
 
     def note(self, word: str, topic: str, *rest: str) -> None:
@@ -88,15 +89,15 @@ class Said:
             {"created": self.created, "deleting": self.deleting, "deleted": self.deleted}[word].add(topic)
             return
         key = (topic, int(rest[0]))
-        if word in ("seen", "started"):
+        if word in ("seen", "starting", "started"):
             marks = self.seen if word == "seen" else self.starts
-            marks[key] = max(marks[key], int(rest[1]))
+            marks[key] = max(marks[key], 0 if word == "starting" else int(rest[1]))
             return
         assert word in ("acknowledged", "written"), word
         producer, first, count, offset = Producer.parse(rest[1]), *map(int, rest[2:])
         batches = self.acknowledged if word == "acknowledged" else self.written
         for at in range(count):
-            batches[key][producer, first + at] = offset + RECORDS * at
+            batches[key][producer, first + at] = offset + RECORDS * at if offset >= 0 else -1
 
     def producers(self, key: Key) -> list[Producer]:
         """Who had something acknowledged in *key*."""
@@ -150,7 +151,8 @@ def check_partition(log: Log, key: Key, said: Said) -> int:
         raise Violation("log start", f"{key} begins at {start}, nothing was removed")
     at = {batch: offset for offset, batch in there.items()}
     for batch, offset in said.acknowledged[key].items():
-        if offset + RECORDS > start and there.get(offset) != batch:
+        kept = batch in at or start > 0 if offset < 0 else offset + RECORDS <= start or there.get(offset) == batch
+        if not kept:
             place = f"is at {at[batch]}" if batch in at else f"is missing, the log ends at {end}"
             raise Violation("acknowledged records", f"{key}: {batch} was acknowledged at {offset}, {place}")
     check_order(key, there, whole=start == 0)
@@ -204,6 +206,7 @@ def check_going_on(log: Log, said: Said) -> None:
         end = partition.log_end
         if (offset := log.append(partition, [JUDGE.batch(0)]).result(60)) != end:
             raise Violation("appends", f"{key} went on at {offset}, not {end}")
+        log.sync(partition).result(60)  # Behind the retention that follows an append, which would move the start.
         now, start = found(log, key), partition.log_start
         if any(now.get(offset) != batch for offset, batch in before.items() if offset >= start):
             raise Violation("visible records", f"{key}: what was read before is another now")

@@ -6,8 +6,11 @@ like, and what was sent can be sent again. What happens is said in lines, at onc
     acknowledged <topic> <partition> <producer> <number> <count> <offset>     survives a power cut
     written      <topic> <partition> <producer> <number> <count> <offset>     survives a kill
     seen         <topic> <partition> <high watermark>                         by a reader, who may rely on it
+    starting     <topic> <partition>                                          records may be deleted from now on
     started      <topic> <partition> <log start>                              records were deleted below
     created <topic>       deleting <topic>       deleted <topic>
+
+An offset of -1 says that the batch was there before.
 """
 
 from __future__ import annotations
