@@ -33,6 +33,7 @@ from tests.faults.load_judge import (
     violations,
 )
 from tests.faults.log_history import Violation
+from tests.faults.log_load import Producer
 from tests.faults.log_power import TORTURE, in_memory
 from tests.log.conftest import TIMEOUT_S, Child
 
@@ -49,13 +50,17 @@ CALLS = {
     "descriptors": ("openat", "close"),
     "answers": ("write",),
 }
-STEP = {"locks": 5, "descriptors": 11}
-"""In the fast tier every so many calls are met, of the others every third."""
+STEP = {"fcntl": 5, "openat": 11, "close": 11}
+"""In the fast tier every so many calls are met, of the others every third; all of those around a new name, where another
+process looks on."""
 FAULTS = {
     "EIO": ("pwrite64", "pwritev", "pwritev2", "fdatasync", "fsync", "ftruncate", "rename", "unlink"),
     "ENOSPC": ("pwrite64", "pwritev", "pwritev2", "mkdir", "rename", "openat"),
 }
 TYPED = {name for name, kind in vars(errors).items() if isinstance(kind, type)} | {"OSError"}
+
+WITNESS = Producer(2, False, 20, 300)
+"""Who was there all the time."""
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +139,11 @@ def look(log: Log, said: Said) -> None:
         settle(log)
         for name in set(log.topics()) - said.deleting:
             for number in partitions(log, name):
-                check_partition(log, (name, number), said)
+                key = (name, number)
+                check_partition(log, key, said)
+                log.append(the(log, key), [WITNESS.batch(0)]).result(TIMEOUT_S)
+                log.sync(the(log, key)).result(TIMEOUT_S)
+                check_partition(log, key, said)
 
 
 def judge(data: Path, said: Said) -> None:
@@ -157,8 +166,8 @@ def test_a_process_killed_at_any_system_call_loses_and_doubles_nothing(
 ) -> None:
     """Killed in front of the call: it did all that comes before, and stored in the shared file what it had to."""
     kills, calls = 0, traced.count(CALLS[kind], beside=beside)
-    step = 1 if TORTURE else STEP.get(kind, 3) * (2 if beside else 1)
     for call, count in calls.items():
+        step = 1 if TORTURE or (beside and call in ("rename", "fsync")) else STEP.get(call, 3)
         for number in range(1 + seed % step, count + 1, step):
             where = f"killed at {call} {number} of {count}"
             data = traced.directory / f"{call} {number}"
@@ -183,7 +192,7 @@ def test_a_system_call_that_fails_loses_nothing_that_was_acknowledged_and_is_sai
     """The process goes on with what it can; the next one that opens the directory can do everything."""
     failed: Counter[str] = Counter()
     cases, calls = 0, traced.count(FAULTS[fault])
-    step = 1 if TORTURE else 6
+    step = 1 if TORTURE else 9
     for call, count in calls.items():
         for number in range(1 + seed % step, count + 1, step):
             where = f"{fault} at {call} {number} of {count}"
