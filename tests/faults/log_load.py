@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from framework.log import Files, Log, NewRecord, Partition, TopicSettings, encode
 from framework.log.producers import TASK_PRODUCER_BIT
@@ -70,7 +70,7 @@ class Producer(NamedTuple):
 
     def batch(self, number: int) -> bytearray:
         """Its batch *number*, the same each time."""
-        options = {}
+        options: dict[str, Any] = {}
         if self.idempotent:
             options = {"producer_id": self.wire_id, "producer_epoch": 0, "base_sequence": RECORDS * number}
         records = [NewRecord(b"k", value, number) for value in self.values(number)]

@@ -97,8 +97,8 @@ class Disk:
         batches = 0
         for number, (snapshot, heard) in enumerate(self.cuts):
             boot = secrets.token_bytes(16)
-            for module in ("log", "doctor"):
-                monkeypatch.setattr(f"framework.log.{module}._boot_id", lambda boot=boot: boot)
+            for module in ("log", "outside"):
+                monkeypatch.setattr(f"framework.log.{module}.boot_id", lambda boot=boot: boot)
             said = Said.of(self.lines[:heard])
             try:
                 with Mount(snapshot) as mount:

@@ -51,8 +51,8 @@ CALLS = {
     "answers": ("write",),
 }
 STEP = {"fcntl": 5, "openat": 11, "close": 11}
-"""In the fast tier every so many calls are met, of the others every third; all of those around a new name, where another
-process looks on."""
+"""In the fast tier every so many calls are met, of the others every third; where another process
+looks on all of those around a new name."""
 FAULTS = {
     "EIO": ("pwrite64", "pwritev", "pwritev2", "fdatasync", "fsync", "ftruncate", "rename", "unlink"),
     "ENOSPC": ("pwrite64", "pwritev", "pwritev2", "mkdir", "rename", "openat"),
