@@ -15,6 +15,7 @@ import logging
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 from framework.log.catalogue import Catalogue, TopicInfo
@@ -24,7 +25,7 @@ from framework.log.committer import Append, Committer
 from framework.log.compaction import Compacted
 from framework.log.cursor import At, Cursor, Range, check_kept, resolve
 from framework.log.doorbell import Doorbell
-from framework.log.errors import Conflict, Error, InvalidSetting, LogClosed, UnknownPartition
+from framework.log.errors import Conflict, Error, InvalidSetting, LogClosed, UnknownPartition, UnknownTopic
 from framework.log.files import Files
 from framework.log.follow import Follower
 from framework.log.machine import boot_id
@@ -32,7 +33,7 @@ from framework.log.opening import Opening, check_file_system, make_directory, re
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
 from framework.log.settings import TopicSettings
-from framework.log.shared import LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
+from framework.log.shared import DELETED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Log:
             if first:
                 opening = Opening(self.path, self.shared, self._catalogue, self.files)
                 opening.recover(boot)
+                self._finish_deletions()
                 for topic, number in opening.unsynced():
                     self.sync(self.partition(topic, number))
             elif not self.shared.recovered.wait(LOCK_TIMEOUT_S):
@@ -142,8 +144,21 @@ class Log:
             UnknownTopic: There is none of this name.
         """
         self._check_open()
+        self._delete(name)
+
+    def _finish_deletions(self) -> None:
+        """Who marks slots as deleted holds the catalogue's lock until the catalogue says so too, or was killed."""
+        for topic in list(self._catalogue.topics().values()):
+            if any(self.shared.flags(slot) & DELETED for slot in topic.slots):
+                with suppress(UnknownTopic):  # Somebody else has just finished it.
+                    self._delete(topic.name, topic.id)
+
+    def _delete(self, name: str, topic_id: str | None = None) -> None:
+        """Delete the topic *name*, if it has the id *topic_id*."""
 
         def close(info: TopicInfo) -> None:
+            if topic_id not in (None, info.id):
+                raise UnknownTopic(f"topic {name!r} is another one now")
             for number in range(info.partitions):
                 self.partition(info, number).mark_deleted()
 

@@ -25,7 +25,7 @@ def boot_id() -> bytes:
     """16 bytes that change with every start of the machine."""
     try:
         return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
-    except OSError:
+    except FileNotFoundError:
         boot = subprocess.run(
             ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True
         )

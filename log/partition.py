@@ -6,6 +6,7 @@ shared file and starts from the `written` mark, so it does not matter which proc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Partition:
         self._segments = Segments(self.directory, topic, number, place.shared, place.files)
         self._named_generation = 0
         self._writer: Writer | None = None
+        self._syncing = threading.Lock()
+        """Held while the writer is synced, which is not under the partition's lock: nobody closes its files then."""
         self._folded = FoldedProducers()
         self.rolled = False
         """Whether a segment was closed since somebody set this to false: then retention may have something to do."""
@@ -140,11 +143,12 @@ class Partition:
         mark = self._shared.written(self.slot)
         if self._writer is None or self._writer.segment.base_offset != mark.segment:
             with self._locked():
-                self._attach_writer()
-                mark = self._shared.written(self.slot)
-        assert self._writer is not None
+                _, mark = self._attach_writer()
         try:
-            self._writer.sync(self._shared.append_second(self.slot))
+            with self._syncing:
+                assert self._writer is not None
+                # Another one by now, perhaps: then the roll to its segment has synced up to the mark.
+                self._writer.sync(self._shared.append_second(self.slot))
         except OSError:
             with self._locked():
                 self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
@@ -281,9 +285,10 @@ class Partition:
             mark = Mark(mark.offset, 0, mark.offset)
             self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
         if self._writer is None or self._writer.segment.base_offset != mark.segment:
-            self.close()
             segment = self._segments.segment(manifest, len(manifest.segments) - 1)
-            self._writer = Writer(self._files, segment)
+            with self._syncing:
+                self.close()
+                self._writer = Writer(self._files, segment)
         self._writer.cut_to(mark.position)
         return self._writer, mark
 
