@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from framework.ack import Ack, Sent
     from framework.agent import Agent
     from framework.app import App
     from framework.batch import Batch, Run
     from framework.job import Job
+    from framework.log.ack import Ack, Sent
     from framework.log.errors import Error
     from framework.record import Record
     from framework.stream import Stream
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from framework.topic import Topic
 
 _HOMES = {
-    "Ack": "framework.ack",
+    "Ack": "framework.log.ack",
     "Agent": "framework.agent",
     "App": "framework.app",
     "Batch": "framework.batch",
@@ -26,7 +26,7 @@ _HOMES = {
     "Job": "framework.job",
     "Record": "framework.record",
     "Run": "framework.batch",
-    "Sent": "framework.ack",
+    "Sent": "framework.log.ack",
     "Stream": "framework.stream",
     "Table": "framework.table",
     "Topic": "framework.topic",

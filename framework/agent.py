@@ -9,9 +9,9 @@ from typing import Any, Generic, Protocol, overload
 
 from typing_extensions import TypeVar
 
-from framework.ack import Ack
 from framework.errors import DeclarationError
 from framework.log import At
+from framework.log.ack import Ack
 from framework.record import Record
 from framework.stream import Source, Stream, decoding
 from framework.topic import UNSET, Topic, Unset

@@ -21,8 +21,8 @@ from framework.errors import DeclarationError
 from framework.job import DecorateJob, Job
 from framework.log import At, Clock, Log, SystemClock, TopicInfo
 from framework.log.errors import InvalidName, TopicExists, UnknownTopic
+from framework.log.sending import Producer
 from framework.log.settings import RANGES, check_partitions
-from framework.producer import Producer
 from framework.schedule import Schedule
 from framework.state.view import StateView
 from framework.stream import Stream
@@ -53,12 +53,15 @@ class App:
         lifespan: Callable[[App], AbstractAsyncContextManager[Any]] | None = None,
         partitions: int = 1,
         durability: Durability | None = None,
+        linger: timedelta | None = None,
+        batch_bytes: int = 256 << 10,
         clock: Clock | None = None,
     ) -> None:
         """*data* is the data directory (FRAMEWORK_DATA and the command line go before it; default `./data`).
 
         *lifespan* wraps the time the app is open; what it needs to share it puts into `state`. *partitions* is how
-        many a topic has that does not say, *durability* when a send to it is acknowledged.
+        many a topic has that does not say, *durability* when a send to it is acknowledged. What is sent outside agents
+        waits *linger* for company, or until a batch has *batch_bytes*; without, no longer than it must.
 
         Raises:
             InvalidName, InvalidSetting: *name* or *partitions* cannot be.
@@ -72,6 +75,8 @@ class App:
         self.clock = clock or SystemClock()
         self.lifespan = lifespan
         self._data, self._partitions = data, check_partitions(partitions)
+        linger_ms = None if linger is None else linger // timedelta(milliseconds=1)
+        self._producer_options: dict[str, Any] = {"linger_ms": linger_ms, "batch_bytes": batch_bytes}
         self._topic_defaults = {} if durability is None else overrides_of("defaults", {"durability": durability})
         self._log: Log | None = None
         self._producer: Producer | None = None
@@ -372,7 +377,7 @@ class App:
     def producer(self) -> Producer:
         """What sends outside agents."""
         if self._producer is None:
-            self._producer = Producer(self.log)
+            self._producer = self.log.producer(**self._producer_options)
         return self._producer
 
     def committed(self, table: Table[Any, Any]) -> CommittedTable:

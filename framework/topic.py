@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from typing_extensions import TypedDict, TypeVar
 
-from framework.ack import Ack
 from framework.effects import current
 from framework.errors import DeclarationError, EncodeError
 from framework.log import At, NewRecord, TopicInfo, TopicSettings, partition_of
+from framework.log.ack import Ack
 from framework.log.clock import to_ms
 from framework.log.codec import NO_HEADERS, Headers
 from framework.log.errors import InvalidSetting
@@ -146,7 +146,7 @@ class Topic(Generic[V, K]):
             return Ack(self.name, partition)
         if timestamp is None:
             timestamp = self._app.clock.now_ms()
-        return self._app.producer().send(info, partition, NewRecord(key, value, timestamp, headers))
+        return self._app.producer().send_to(info, partition, NewRecord(key, value, timestamp, headers))
 
     def _choose_partition(self, key: bytes | None, info: TopicInfo) -> int:
         count = info.partitions

@@ -1,17 +1,18 @@
 """The partitioned, durable log in a directory, usable without the rest of the framework.
 
 >>> import tempfile
->>> from framework.log import Log, NewRecord, encode, decode
+>>> from framework.log import Log
 >>> with tempfile.TemporaryDirectory() as directory, Log(directory, create=True) as log:
-...     partition = log.partition(log.create_topic("greetings", 1), 0)
-...     batches = encode([NewRecord(b"k", b"hello", 0)], max_batch_bytes=1 << 20)
-...     first = log.append(partition, batches).result()
-...     [(header, batch)] = log.reader(partition, first).read().batches
-...     [record] = decode(batch)
-...     record.offset, record.key, record.value
-(0, b'k', b'hello')
+...     topic = log.create_topic("greetings", 4)
+...     with log.producer() as producer:
+...         sent = producer.send("greetings", b"hello", key=b"ada").result()
+...     [(record.offset, record.key, record.value) for _, record in log.read("greetings")]
+[(0, b'ada', b'hello')]
+
+`README.md` in this folder is the guide.
 """
 
+from framework.log.ack import Ack, Sent
 from framework.log.catalogue import TopicInfo
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.codec import Headers, NewRecord, StoredRecord, decode, decode_values, encode
@@ -22,9 +23,11 @@ from framework.log.keys import partition_of
 from framework.log.log import Log
 from framework.log.partition import Partition
 from framework.log.reader import Fetched, Reader
+from framework.log.sending import Producer
 from framework.log.settings import TopicSettings
 
 __all__ = [
+    "Ack",
     "At",
     "Clock",
     "Cursor",
@@ -35,9 +38,11 @@ __all__ = [
     "Log",
     "NewRecord",
     "Partition",
+    "Producer",
     "Random",
     "Range",
     "Reader",
+    "Sent",
     "StoredRecord",
     "SystemClock",
     "SystemRandom",

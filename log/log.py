@@ -32,6 +32,7 @@ from framework.log.machine import boot_id
 from framework.log.opening import Opening, check_file_system, make_directory, remove_directory
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
+from framework.log.sending import Producer
 from framework.log.settings import TopicSettings
 from framework.log.shared import DELETED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
 
@@ -237,6 +238,25 @@ class Log:
         """
         self.shared.check_fork()
         return self._committer.submit(Append(partition, batches, durable))
+
+    def producer(
+        self,
+        *,
+        linger_ms: int | None = None,
+        batch_bytes: int = 256 << 10,
+        buffer_bytes: int = 64 << 20,
+        compression: str | None = None,
+    ) -> Producer:
+        """A producer, which gathers the records of this program into batches; close it before the log.
+
+        *linger_ms* is how long a record waits for company, None for no longer than it must; a batch goes when it has
+        *batch_bytes*; more than *buffer_bytes* that are not yet acknowledged make `send` wait. *compression* is for
+        topics whose `compression.type` leaves it to the producer.
+        """
+        self._check_open()
+        return Producer(
+            self, linger_ms=linger_ms, batch_bytes=batch_bytes, buffer_bytes=buffer_bytes, compression=compression
+        )
 
     def sync(self, partition: Partition) -> Future[int]:
         """Bring to disk what any process has written to *partition*."""

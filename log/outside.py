@@ -13,15 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+from fastcrc import crc32
+
 from framework.log import shared
 from framework.log.catalogue import read_catalogue
 from framework.log.errors import Conflict, Error
-from framework.log.header import Header
+from framework.log.header import CRC_START, HEADER_BYTES, MAGIC, Header, read_header
 from framework.log.machine import boot_id
 from framework.log.segment import Segment
 from framework.log.shared import PAGE_BYTES, SLOT_BYTES, Mark, Shared
 
 MAX_DOCUMENT_BYTES = 64 << 20
+MAX_FAULTS = 100
+"""In one log file; the rest of it is not checked then."""
+_CHUNK_BYTES = 1 << 20
+_EPOCH_AND_MAGIC = struct.pack(">ib", 0, MAGIC)  # Bytes 12 to 16 of every batch.
 MISSING, EMPTY = "is missing", "holds nothing yet"
 _UNSOUND = (Error, OSError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, EOFError)
 _PAGE, _SLOT = struct.Struct("=2Q16s2Q"), struct.Struct("=16Q")
@@ -200,6 +206,91 @@ class IndexCheck:
         if self._fault is None and end != (size, self._max_timestamp, self._next, bool(size)):
             self._fault = f"ends at byte {end[0]} with timestamp {end[1]}, not at {size} with {self._max_timestamp}"
         return self._fault
+
+
+class Scan:
+    """The sound batches of one log file in order, and the faults between them."""
+
+    def __init__(
+        self,
+        path: Path,
+        fd: int,
+        at: tuple[int, int],
+        end: int,
+        end_offset: int = 1 << 62,
+        *,
+        gaps: bool = False,
+        max_faults: int = MAX_FAULTS,
+    ) -> None:
+        """From position and offset *at* up to byte *end*, where *end_offset* is next; *gaps* may be between batches."""
+        self.faults: list[Finding] = []
+        self.good, self.offset = at  # Behind the last sound batch.
+        self.path, self.torn, self._max_faults = path, False, max_faults
+        self._fd, self._end, self._end_offset, self._gaps = fd, end, end_offset, gaps
+        self._chunk, self._chunk_at = b"", 0
+        self._effort = 4 * end + _CHUNK_BYTES  # Bytes that may be read to find the next sound batch, in all.
+
+    def batches(self) -> Iterator[tuple[int, Header]]:
+        """Position and header of each."""
+        position = self.good
+        while position < self._end and len(self.faults) < self._max_faults:
+            header, reason = self.look(position, gaps=self._gaps)
+            if header is not None and reason is None:
+                self.good, self.offset, self.torn = position + header.size, header.next_offset, False
+                yield position, header
+                position = self.good
+                continue
+            found = (header and self._next_sound(position + header.size)) or self._search(position + 1)
+            again = f"; sound again from byte {found[0]}, offset {found[1]}" if found else ""
+            more = "; what follows is not checked" if len(self.faults) + 1 == MAX_FAULTS else again
+            self.faults.append(Finding(self.path, f"{reason}{more}", position, self.offset))
+            self.torn = found is None
+            position, self.offset = found or (self._end, self.offset)
+
+    def read(self, position: int, size: int) -> bytes:
+        """*size* bytes, fewer where the file ends."""
+        at = position - self._chunk_at
+        if at < 0 or at + size > len(self._chunk):
+            self._chunk, self._chunk_at, at = os.pread(self._fd, max(size, _CHUNK_BYTES), position), position, 0
+        return self._chunk[at : at + size]
+
+    def look(self, position: int, *, gaps: bool) -> tuple[Header | None, str | None]:
+        """The header at *position*, and what is wrong with it or its batch."""
+        left = self._end - position
+        head = self.read(position, HEADER_BYTES)
+        if left < HEADER_BYTES or len(head) < HEADER_BYTES:
+            return None, f"{left} bytes are too few for a batch header"
+        header = read_header(head)
+        if not HEADER_BYTES <= header.size <= left:
+            return None, f"batch length {header.length} does not fit in the {left} bytes left"
+        if header.magic != MAGIC or header.leader_epoch != 0:
+            return header, f"magic is {header.magic}, leader epoch {header.leader_epoch}, not {MAGIC} and 0"
+        if header.base_offset < self.offset or (header.base_offset > self.offset and not gaps):
+            return header, f"batch offset is {header.base_offset}, not {self.offset}"
+        if not header.base_offset < header.next_offset <= self._end_offset:
+            return header, f"batch offset {header.base_offset}+{header.last_offset_delta} is above {self._end_offset}"
+        found, at, end = 0, position + CRC_START, position + header.size
+        while at < end and (data := self.read(at, min(end - at, _CHUNK_BYTES))):
+            found, at = crc32.iscsi(data, found), at + len(data)
+        return header, None if found == header.crc else f"checksum is {found:#010x}, the header says {header.crc:#010x}"
+
+    def _next_sound(self, position: int) -> tuple[int, int] | None:
+        header, reason = self.look(position, gaps=True)
+        self._effort -= 256 if header is None else header.size
+        return None if header is None or reason is not None else (position, header.base_offset)
+
+    def _search(self, start: int) -> tuple[int, int] | None:
+        """The first sound batch at or behind *start*, by what all batches have in common."""
+        while start < self._end and self._effort > 0:
+            data = os.pread(self._fd, _CHUNK_BYTES + 17, start)
+            at = data.find(_EPOCH_AND_MAGIC, 12)
+            while at >= 0 and self._effort > 0:
+                found = self._next_sound(start + at - 12)
+                if found is not None:
+                    return found
+                at = data.find(_EPOCH_AND_MAGIC, at + 1)
+            start += _CHUNK_BYTES
+        return None
 
 
 def newest_append_second(directory: Path) -> int:

@@ -11,7 +11,7 @@ import click
 from framework.cli.options import directory_options, terminal
 
 if TYPE_CHECKING:
-    from framework.ack import Ack
+    from framework.log.ack import Ack
     from framework.serdes import Serde
     from framework.topic import Topic
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from framework import Ack
-from framework.ack import Delivery
 from framework.log import Log, NewRecord, Partition
+from framework.log.ack import Delivery
 from framework.log.errors import LogClosed
-from framework.producer import Producer
+from framework.log.sending import Producer
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -106,7 +106,7 @@ def test_what_was_sent_without_a_loop_is_hurried_by_one_that_waits(shop: Shop) -
     with Log(shop.data, create=True) as log:
         topic = log.create_topic("t", 1)
         producer = Producer(log, linger_ms=3_600_000)
-        ack = producer.send(topic, 0, NewRecord(None, b"x", 0))
+        ack = producer.send_to(topic, 0, NewRecord(None, b"x", 0))
 
         async def wait() -> int | None:
             return (await ack).offset
@@ -135,7 +135,7 @@ async def test_a_batch_that_the_log_does_not_take_fails_those_who_await_it(tmp_p
     log = Log(tmp_path / "data", create=True)
     topic = log.create_topic("t", 1)
     producer = Producer(log)
-    ack = producer.send(topic, 0, NewRecord(None, b"x", 0))
+    ack = producer.send_to(topic, 0, NewRecord(None, b"x", 0))
     log.close()
     with pytest.raises(LogClosed):
         await ack

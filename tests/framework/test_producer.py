@@ -20,7 +20,7 @@ import framework
 from framework import Ack, App
 from framework.log import Files, Log, NewRecord, Partition
 from framework.log.errors import LogClosed, PartitionFailed
-from framework.producer import Producer
+from framework.log.sending import Producer
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -82,7 +82,7 @@ def test_a_batch_that_is_full_goes_at_once(shop: Shop) -> None:
     with closing(Watched(shop.data)) as log:
         topic = log.create_topic("t", 1)
         producer = Producer(log, linger_ms=3_600_000, batch_bytes=3000)
-        acks = [producer.send(topic, 0, NewRecord(None, b"x" * 1000, 0)) for _ in range(7)]
+        acks = [producer.send_to(topic, 0, NewRecord(None, b"x" * 1000, 0)) for _ in range(7)]
         assert log.appends == [1, 1]
         assert not acks[6].done
         assert acks[6].result(LIMIT).offset == 6
@@ -97,7 +97,7 @@ def test_a_full_buffer_makes_send_wait(shop: Shop) -> None:
         acks = list[Ack]()
 
         def fill() -> None:
-            acks.extend(producer.send(topic, 0, NewRecord(None, b"x" * 1000, 0)) for _ in range(100))
+            acks.extend(producer.send_to(topic, 0, NewRecord(None, b"x" * 1000, 0)) for _ in range(100))
 
         thread = threading.Thread(target=fill)
         thread.start()
@@ -222,8 +222,8 @@ def test_a_closed_producer_takes_nothing(shop: Shop) -> None:
         topic = log.create_topic("t", 1)
         producer = Producer(log)
         producer.close()
-        with pytest.raises(LogClosed, match="the app is closed"):
-            producer.send(topic, 0, NewRecord(None, b"x", 0))
+        with pytest.raises(LogClosed, match="the producer is closed"):
+            producer.send_to(topic, 0, NewRecord(None, b"x", 0))
 
 
 async def test_an_app_can_be_opened_again(shop: Shop) -> None:

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from framework import Ack, Topic
-from framework.ack import Delivery
 from framework.errors import DeclarationError, DecodeError, EncodeError
 from framework.log import partition_of
+from framework.log.ack import Delivery
 from framework.log.errors import InvalidName, InvalidSetting, NoDataDirectory, RecordTooLarge, TopicExists
 
 if TYPE_CHECKING:

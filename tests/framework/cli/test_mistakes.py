@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from framework import App
-from framework.log import Files, Log, partition_of
+from framework.log import Files, Log, TopicSettings, partition_of
 from framework.log.document import read_document, write_document
 from framework.state import rows
 from framework.state.database import Database
@@ -257,10 +257,7 @@ ARGUMENTS = {
     ),
     "unknown setting": Mistake(
         "topics create t --config retention=1",
-        "unknown topic setting 'retention'; known are retention.ms, retention.bytes, segment.bytes, "
-        "max.message.bytes, index.interval.bytes, segment.ms, hold.bytes, durability, compression.type, "
-        "max.uncompressed.bytes, cleanup.policy, min.cleanable.dirty.ratio, delete.retention.ms, "
-        "min.compaction.lag.ms, producer.id.expiration.ms",
+        f"unknown topic setting 'retention'; known are {', '.join(TopicSettings().as_config())}",
         2,
     ),
     "setting out of range": Mistake(

@@ -27,7 +27,7 @@ class Sender(Protocol):
         """Send it now."""
 
     def hurry(self) -> None:
-        """Send it now, unless the running event loop does so in its next turn."""
+        """Send it now, unless the running event loop will."""
 
 
 class Delivery(Future[int]):

@@ -1,7 +1,8 @@
-"""The producer of an app: records sent outside agents, gathered into batches.
+"""The producer: records of one program, gathered into batches.
 
-On an event loop everything sent in one turn of it travels together; without one, what is sent within `linger_ms`
-or until somebody waits for it. A full buffer makes `send` wait, so memory is bounded.
+On an event loop everything sent in one turn of it travels together; without one, what is sent within a few
+milliseconds or until somebody waits for it. `linger_ms` has all of it wait longer, for larger batches. A full buffer
+makes `send` wait, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ import logging
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from framework.ack import Ack, Delivery
-from framework.log import Log, NewRecord, TopicInfo, encode
-from framework.log.errors import Error, LogClosed
+from framework.log.ack import Ack, Delivery
+from framework.log.catalogue import TopicInfo
+from framework.log.codec import NO_HEADERS, Headers, NewRecord, encode
+from framework.log.errors import Error, InvalidSetting, LogClosed
+from framework.log.keys import partition_of
 
+if TYPE_CHECKING:
+    from framework.log.log import Log
+
+LINGER_MS = 5
+"""How long a record may wait for company where no event loop runs and nobody says otherwise."""
+MAX_LINGER_MS = 3_600_000
 logger = logging.getLogger(__name__)
 
 
@@ -31,16 +41,35 @@ class _Buffer:
 
 
 class Producer:
-    """Sends for one app; thread-safe."""
+    """Sends records to a log; thread-safe. Use `Log.producer`."""
 
-    def __init__(self, log: Log, *, linger_ms: int = 5, batch_bytes: int = 256 << 10, buffer_bytes: int = 64 << 20):
-        """*linger_ms* is how long a record may wait for company where no event loop runs."""
-        self._log, self._linger_s, self._batch_bytes, self._buffer_bytes = (
-            log,
-            linger_ms / 1000,
-            batch_bytes,
-            buffer_bytes,
-        )
+    def __init__(
+        self,
+        log: Log,
+        *,
+        linger_ms: int | None = None,
+        batch_bytes: int = 256 << 10,
+        buffer_bytes: int = 64 << 20,
+        compression: str | None = None,
+    ) -> None:
+        """*linger_ms* is how long a record waits for company, None for no longer than it must.
+
+        A batch goes when it has *batch_bytes*; more than *buffer_bytes* unacknowledged make `send` wait. *compression*
+        is that of records to topics whose `compression.type` leaves it to the producer.
+
+        Raises:
+            InvalidSetting: A value is out of its range.
+        """
+        for name, value, low, high in (
+            ("linger_ms", linger_ms or 0, 0, MAX_LINGER_MS),
+            ("batch_bytes", batch_bytes, 1, 1 << 30),
+            ("buffer_bytes", buffer_bytes, 1, 1 << 40),
+        ):
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InvalidSetting(f"{name} is {value!r}, it must lie between {low} and {high}")
+        self._log, self._compression = log, compression
+        self._lingers, self._linger_s = linger_ms is not None, (LINGER_MS if linger_ms is None else linger_ms) / 1000
+        self._batch_bytes, self._buffer_bytes = batch_bytes, buffer_bytes
         self._buffers: dict[tuple[str, int], _Buffer] = {}
         self._guard = threading.RLock()
         self._unacknowledged = 0
@@ -51,20 +80,56 @@ class Producer:
         """Which loop calls `flush`, unless it is the timer."""
         self._closed = False
         self._failure: BaseException | None = None
+        self._next_partition = 0
 
-    def send(self, topic: TopicInfo, partition: int, record: NewRecord) -> Ack:
-        """Take *record*.
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+        headers: Headers = NO_HEADERS,
+        partition: int | None = None,
+    ) -> Ack:
+        """Take a record at once; the `Ack` says when it is durable.
+
+        *timestamp* is in milliseconds since the epoch, None for now. Without a *partition* the key says which, as with
+        Kafka's clients, and without a key it is one after the other.
 
         Raises:
-            RecordTooLarge: It is larger than the topic allows.
-            LogClosed: The app is closed.
+            UnknownTopic, UnknownPartition: There is none.
+            RecordTooLarge, KeyRequired: The topic does not take it.
+            LogClosed: The producer is closed.
+        """
+        info = self._log.topic(topic)
+        if partition is None:
+            if key is None:
+                self._next_partition += 1
+            partition = self._next_partition % info.partitions if key is None else partition_of(key, info.partitions)
+        self._log.partition(info, partition)  # Is there one?
+        stamp = self._log.clock.now_ms() if timestamp is None else timestamp
+        return self.send_to(info, partition, NewRecord(key, value, stamp, headers))
+
+    def send_to(self, topic: TopicInfo, partition: int, record: NewRecord) -> Ack:
+        """Take *record* for a partition that is known to be there.
+
+        Raises:
+            RecordTooLarge, KeyRequired: The topic does not take it.
+            LogClosed: The producer is closed.
         """
         size = topic.check_record(record.key, record.value, record.headers)
         if self._unacknowledged > self._buffer_bytes:
             self._wait_for_room()
         with self._guard:
             if self._closed:
-                raise LogClosed("the app is closed")
+                raise LogClosed("the producer is closed")
             key = (topic.id, partition)
             buffer = self._buffers.get(key)
             if buffer is None:
@@ -90,7 +155,7 @@ class Producer:
                 self._submit(buffer)
 
     def hurry(self) -> None:
-        """Flush, unless the running event loop does so in its next turn: what it sends until then travels together."""
+        """Flush, unless the running event loop will: what it sends until then travels together."""
         if self._flushing_loop is not asyncio.get_running_loop():
             self.flush()
 
@@ -113,7 +178,7 @@ class Producer:
         self._scheduled = True
         try:
             self._flushing_loop = asyncio.get_running_loop()
-            self._flushing_loop.call_soon(self.flush)
+            self._flushing_loop.call_later(self._linger_s if self._lingers else 0, self.flush)
         except RuntimeError:
             self._flushing_loop = None
             self._timer = threading.Timer(self._linger_s, self.flush)
@@ -122,7 +187,11 @@ class Producer:
 
     def _submit(self, buffer: _Buffer) -> None:
         settings = buffer.topic.settings
-        batches = encode(buffer.records, max_batch_bytes=settings.max_message_bytes, compression=settings.compression())
+        batches = encode(
+            buffer.records,
+            max_batch_bytes=settings.max_message_bytes,
+            compression=settings.compression(self._compression),
+        )
         with self._room:
             self._unacknowledged += buffer.size
         try:
