@@ -24,7 +24,7 @@ class Cleaner:
         """The thread starts with the first `submit`."""
         self._name, self._shared = name, shared
         self._waiting: dict[Partition, None] = {}
-        self._changed = threading.Condition()
+        self._changed, self._compacting = threading.Condition(), threading.Lock()
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -40,23 +40,24 @@ class Cleaner:
             self._changed.notify()
 
     def compact(self, partitions: Iterable[Partition], *, force: bool = False) -> Compacted | int:
-        """Compact *partitions* now, in the caller's thread; the pid of the process that is at it already.
+        """Compact *partitions* now, in the caller's thread; the pid of another process that is at it already.
 
         Raises:
             Damaged: A batch is not what was appended.
             Stopped: The log was closed meanwhile.
             OSError: The disk refuses.
         """
-        holder = self._shared.try_own(COMPACTION_LOCK)
-        if holder is not None:
-            return holder
-        try:
-            done = Compacted()
-            for partition in partitions:
-                done += partition.compact(force=force, stop=lambda: self._closing)
-            return done
-        finally:
-            self._shared.disown(COMPACTION_LOCK)
+        with self._compacting:
+            holder = self._shared.try_own(COMPACTION_LOCK)
+            if holder is not None:
+                return holder
+            try:
+                done = Compacted()
+                for partition in partitions:
+                    done += partition.compact(force=force, stop=lambda: self._closing)
+                return done
+            finally:
+                self._shared.disown(COMPACTION_LOCK)
 
     def close(self) -> None:
         """End the compaction that is going on, and the thread."""
