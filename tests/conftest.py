@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ SEED_VARIABLE = "FRAMEWORK_TEST_SEED"
 SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(32))
 os.environ[SEED_VARIABLE] = str(SEED)  # The processes that share the tests have the same.
 TESTS = Path(__file__).parent
+SESSION_START = time.time()
 
 # How fast a machine is says nothing about a property.
 settings.register_profile("framework", deadline=None, print_blob=True)
@@ -34,13 +38,36 @@ def report(record_property: Callable[[str, object], None]) -> Callable[[str], No
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests gave to `report`."""
-    for outcome in ("passed", "failed"):
-        for test in terminalreporter.stats.get(outcome, []):
-            for name, text in getattr(test, "user_properties", []):
-                if name == "report":
-                    terminalreporter.section(test.nodeid)
-                    terminalreporter.write_line(text)
+    """Print what tests gave to `report`; `make torture` also writes it down."""
+    reports = [
+        (test.nodeid, text)
+        for outcome in ("passed", "failed")
+        for test in terminalreporter.stats.get(outcome, [])
+        for name, text in getattr(test, "user_properties", [])
+        if name == "report"
+    ]
+    for test_name, text in reports:
+        terminalreporter.section(test_name)
+        terminalreporter.write_line(text)
+    if os.environ.get("FRAMEWORK_TORTURE") == "1":
+        _write_down(terminalreporter, sorted(reports))
+
+
+def _write_down(terminalreporter: pytest.TerminalReporter, reports: list[tuple[str, str]]) -> None:
+    """Replace the report of the last torture."""
+    counts = {name: len(terminalreporter.stats.get(name, [])) for name in ("passed", "failed", "error", "skipped")}
+    minutes = (time.time() - SESSION_START) / 60
+    lines = [
+        "# The last `make torture`",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {SEED}, {platform.platform(terse=True)}, "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, {minutes:.0f} minutes: "
+        + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in ("passed", "failed"))
+        + ".",
+    ]
+    for test_name, text in reports:
+        lines += ["", f"## {test_name.partition('tests/faults/')[2] or test_name}", "", "```", text, "```"]
+    (TESTS / "faults" / "REPORT.md").write_text("\n".join(lines) + "\n")
 
 
 def pytest_report_header() -> str:
