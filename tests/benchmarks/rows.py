@@ -129,8 +129,8 @@ class Pairs:
         self._unit = unit
         self._rates = [_run_pair(ours, other, ours_first=number % 2 == 0) for number in range(count)]
 
-    def ratio(self, name: str, at_least: float) -> Result:
-        """Our rate over the other one."""
+    def ratio(self, name: str, at_least: float | None = None) -> Result:
+        """Our rate over the other one; without a target it says what the machine would allow."""
         ratios = [ours / other for ours, other in self._rates]
         ours, other = (statistics.median(side) for side in zip(*self._rates, strict=True))
         rates = f"{ours:.2f} : {other:.2f} {self._unit}"
