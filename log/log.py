@@ -35,6 +35,7 @@ from framework.log.reader import Reader
 from framework.log.sending import Producer
 from framework.log.settings import TopicSettings
 from framework.log.shared import DELETED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
+from framework.log.writer import MAX_OPEN_WRITERS, OpenWriters
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,9 @@ class Log:
         boot = boot_id()
         self.shared, first = open_shared(self.path / "shared", self.files, boot)
         self._catalogue = Catalogue(self.path, self.shared, self.files)
-        self._place = Place(self.path, self.shared, self.files, self.clock, self._catalogue)
+        self._place = Place(
+            self.path, self.shared, self.files, self.clock, self._catalogue, OpenWriters(MAX_OPEN_WRITERS)
+        )
         self._committer = Committer(f"framework-log-{self.path.name}", self.clock, self._rolled)
         self._cleaner = Cleaner(f"framework-cleaner-{self.path.name}", self.shared)
         self._closed = False

@@ -6,7 +6,6 @@ shared file and starts from the `written` mark, so it does not matter which proc
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from framework.log.retention import segments_to_remove
 from framework.log.segment import Segment, append_times, begin_segment
 from framework.log.segments import Segments
 from framework.log.shared import DAMAGED, DELETED, FAILED, PARTITION_LOCK, Mark, Shared
-from framework.log.writer import Writer
+from framework.log.writer import ActiveWriter, OpenWriters, Writer
 
 Placed = tuple[bytearray, int, int, int]
 """A batch to write, its base offset, position in the file, and largest timestamp."""
@@ -47,6 +46,7 @@ class Place:
     files: Files
     clock: Clock
     catalogue: Catalogue
+    open_writers: OpenWriters
 
 
 class Partition:
@@ -62,9 +62,7 @@ class Partition:
         self._reads_written = topic.settings.durability == "os"
         self._segments = Segments(self.directory, topic, number, place.shared, place.files)
         self._named_generation = 0
-        self._writer: Writer | None = None
-        self._syncing = threading.Lock()
-        """Held while the writer is synced, which is not under the partition's lock: nobody closes its files then."""
+        self._active = ActiveWriter(place.files, place.open_writers, place.shared.mutex(PARTITION_LOCK + self.slot))
         self._folded = FoldedProducers()
         self.rolled = False
         """Whether a segment was closed since somebody set this to false: then retention may have something to do."""
@@ -141,19 +139,18 @@ class Partition:
     def sync(self) -> Mark:
         """Bring what is written to disk; returns up to where. Call `advance` with it afterwards."""
         mark = self._shared.written(self.slot)
-        if self._writer is None or self._writer.segment.base_offset != mark.segment:
+        while not self._synced(mark):
             with self._locked():
                 _, mark = self._attach_writer()
+        return mark
+
+    def _synced(self, mark: Mark) -> bool:
         try:
-            with self._syncing:
-                assert self._writer is not None
-                # Another one by now, perhaps: then the roll to its segment has synced up to the mark.
-                self._writer.sync(self._shared.append_second(self.slot))
+            return self._active.sync(mark.segment, self._shared.append_second(self.slot))
         except OSError:
             with self._locked():
                 self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise
-        return mark
 
     def advance(self, mark: Mark) -> None:
         """Move the high watermark up to *mark*, which a finished `sync` returned."""
@@ -260,9 +257,7 @@ class Partition:
 
     def close(self) -> None:
         """Close the files that are open for appending."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._active.close()
 
     # Under the lock.
 
@@ -284,13 +279,9 @@ class Partition:
                 )
             mark = Mark(mark.offset, 0, mark.offset)
             self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
-        if self._writer is None or self._writer.segment.base_offset != mark.segment:
-            segment = self._segments.segment(manifest, len(manifest.segments) - 1)
-            with self._syncing:
-                self.close()
-                self._writer = Writer(self._files, segment)
-        self._writer.cut_to(mark.position)
-        return self._writer, mark
+        writer = self._active.attach(self._segments.segment(manifest, len(manifest.segments) - 1))
+        writer.cut_to(mark.position)
+        return writer, mark
 
     def _create(self) -> Manifest:
         for directory in (self.directory.parent.parent, self.directory.parent, self.directory):

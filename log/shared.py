@@ -247,7 +247,7 @@ class Shared:
         Raises:
             PartitionBusy: Another held it for *timeout* seconds; names the process.
         """
-        mutex = self._mutexes.get(byte) or self._mutexes.setdefault(byte, threading.Lock())
+        mutex = self.mutex(byte)
         if not mutex.acquire(timeout=timeout):
             raise PartitionBusy(f"{what} is locked by another thread of this process for {timeout:g} s")
         try:
@@ -259,12 +259,16 @@ class Shared:
         finally:
             mutex.release()
 
+    def mutex(self, byte: int) -> threading.Lock:
+        """What threads of this process take before the lock on *byte*."""
+        return self._mutexes.get(byte) or self._mutexes.setdefault(byte, threading.Lock())
+
     def try_own(self, byte: int) -> int | None:
         """Take the lock on *byte* until `disown` or the end of the process; else the pid that has it.
 
         A second `try_own` of one process is refused with its own pid.
         """
-        mutex = self._mutexes.setdefault(byte, threading.Lock())
+        mutex = self.mutex(byte)
         if not mutex.acquire(blocking=False):
             return os.getpid()
         if self._try_record_lock(byte, fcntl.LOCK_EX):

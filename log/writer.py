@@ -1,9 +1,15 @@
-"""The open files of an active segment: writing to them, and bringing them to disk."""
+"""The open files of an active segment: writing to them, bringing them to disk, and how many may be open."""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 from framework.log.files import Files
 from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, first_second
+
+MAX_OPEN_WRITERS = 256
+"""How many partitions a process keeps open for appending, with two files each."""
 
 
 class Writer:
@@ -59,3 +65,70 @@ class Writer:
         """Close both files."""
         self._files.close(self.fd)
         self._files.close(self._appended_fd)
+
+
+class ActiveWriter:
+    """The writer of a partition's active segment, while it is open; its files are not closed while they are synced."""
+
+    def __init__(self, files: Files, open_writers: OpenWriters, mutex: threading.Lock) -> None:
+        """Opens nothing yet; *mutex* is held by whoever attaches and writes."""
+        self._files, self._open_writers, self._mutex = files, open_writers, mutex
+        self._syncing = threading.Lock()
+        self._writer: Writer | None = None
+
+    def attach(self, segment: Segment) -> Writer:
+        """The writer of *segment*, which is opened if it is not."""
+        if self._writer is None or self._writer.segment.base_offset != segment.base_offset:
+            self.close()
+            with self._syncing:
+                self._writer = Writer(self._files, segment)
+        self._open_writers.use(self)
+        return self._writer
+
+    def sync(self, base_offset: int, append_second: int) -> bool:
+        """Bring to disk what was written up to the segment based at *base_offset*; False if it is not open.
+
+        Not under the partition's lock. If another segment is open by now, the roll to it has synced that one.
+        """
+        with self._syncing:
+            if self._writer is None or self._writer.segment.base_offset < base_offset:
+                return False
+            self._writer.sync(append_second)
+            return True
+
+    def close(self) -> None:
+        """Close the files; `attach` opens them anew."""
+        with self._syncing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def close_unless_used(self) -> bool:
+        """Close the files if nobody writes or syncs just now; whether they are closed."""
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            if self._syncing.locked():
+                return False
+            self.close()
+            return True
+        finally:
+            self._mutex.release()
+
+
+class OpenWriters:
+    """Which writers of a process are open, so that their files are no more than the system allows."""
+
+    def __init__(self, limit: int) -> None:
+        """At most *limit* stay open, except those that are being used."""
+        self._limit, self._guard = limit, threading.Lock()
+        self._open: OrderedDict[ActiveWriter, None] = OrderedDict()
+
+    def use(self, writer: ActiveWriter) -> None:
+        """*writer* is open; close those that were not used for the longest time if there are too many."""
+        with self._guard:
+            self._open[writer] = None
+            self._open.move_to_end(writer)
+            for other in list(self._open)[: max(0, len(self._open) - self._limit)]:
+                if other is not writer and other.close_unless_used():
+                    del self._open[other]
