@@ -252,19 +252,18 @@ def names(error: Error, damage: Damage) -> None:
 def judge(tiny: Tiny, damage: Damage) -> None:
     """Hold what a damaged directory answers against what was written.
 
-    Of marks that are believed less is asked: nothing on the disk says that one of them is another.
+    Of marks that are believed less is asked: nothing on the disk says what they were.
     """
     found = [finding for finding in Verification(tiny.directory, deep=True).findings() if finding.severity == "damage"]
     if damage.kind in CHECKED:
         assert [finding.path for finding in found] == [damage.path] * len(found), damage.label
         assert found, "verify is silent"
     try:
-        log: DirectLog | None = tiny.opened()
+        log = tiny.opened()
     except Error as error:
         names(error, damage)
-        log, refused = None, str(error)
-    if log is None:
-        assert found, f"{refused}, and verify is silent"
+        if not found:
+            pytest.fail(f"{error}, and verify is silent")
         return
     with log:
         believed = damage.kind == "shared" and damage.data is not None and tiny.believed
@@ -278,15 +277,15 @@ def judge(tiny: Tiny, damage: Damage) -> None:
             right = isinstance(outcome, Error) or outcome == tiny.records[offset] or (believed and outcome is None)
             assert right, f"offset {offset} is {outcome}"
         all_there = [outcome for outcome in before if isinstance(outcome, NewRecord)] == tiny.records
-        appended = _append(tiny, log, damage, believed=believed)
+        appended = append(tiny, log, damage, believed=believed)
         assert found or (all_there and appended), "verify is silent"
-        _check_no_worse(tiny, before, look(tiny, log))
+        check_no_worse(tiny, before, look(tiny, log))
     if TORTURE or not all_there:
         with tiny.opened() as log:
-            _check_no_worse(tiny, before, look(tiny, log))
+            check_no_worse(tiny, before, look(tiny, log))
 
 
-def _append(tiny: Tiny, log: DirectLog, damage: Damage, *, believed: bool) -> bool:
+def append(tiny: Tiny, log: DirectLog, damage: Damage, *, believed: bool) -> bool:
     """Behind everything that was there, or an error says why not; what the producer sent is not forgotten."""
     try:
         last = the(log).last_sequence(TASK)
@@ -302,7 +301,7 @@ def _append(tiny: Tiny, log: DirectLog, damage: Damage, *, believed: bool) -> bo
     return True
 
 
-def _check_no_worse(tiny: Tiny, before: list[Outcome], after: list[Outcome]) -> None:
+def check_no_worse(tiny: Tiny, before: list[Outcome], after: list[Outcome]) -> None:
     for offset, (was, now) in enumerate(zip(before, after, strict=True)):
         if isinstance(was, NewRecord) or isinstance(now, NewRecord):
             assert now == tiny.records[offset], f"offset {offset} was {was}; after an append it is {now}"
