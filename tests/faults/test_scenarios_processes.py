@@ -21,6 +21,7 @@ from tests.faults.one_partition import append, batch, read_all, the
 from tests.log.conftest import Child
 
 pytestmark = pytest.mark.slow
+LIMIT_S = 30
 SMALL = TopicSettings(segment_bytes=4096)
 HELD = """
 log = Log(sys.argv[1])
@@ -279,12 +280,14 @@ def test_f14_who_waits_is_woken_by_another_process_and_misses_no_ring(log: Log, 
     bell = log.doorbell()
     child = start(HELD + 'hear()\nlog.append(partition, batches(b"again")).result(60)\nhear()', log.path)
     while the(log).high_watermark < 1:
-        bell.wait(60)
+        assert bell.polls or select.select([bell.fd], [], [], LIMIT_S)[0], "it never rang"
+        bell.wait(LIMIT_S)
     bell.drain()
     assert bell.polls or not select.select([bell.fd], [], [], 0)[0]
     child.say()
     while the(log).high_watermark < 2:
-        bell.wait(60)
+        assert bell.polls or select.select([bell.fd], [], [], LIMIT_S)[0], "it never rang"
+        bell.wait(LIMIT_S)
     bell.close()
     assert read_all(log) == [b"child", b"again"]
 
