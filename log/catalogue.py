@@ -12,7 +12,7 @@ from pathlib import Path
 
 from framework.log.codec import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Headers
 from framework.log.document import read_document, write_document
-from framework.log.errors import InvalidSetting, RecordTooLarge, TopicExists, UnknownTopic
+from framework.log.errors import Damaged, InvalidSetting, RecordTooLarge, TopicExists, UnknownTopic
 from framework.log.files import Files
 from framework.log.settings import TopicSettings, check_partitions, check_topic_name
 from framework.log.shared import CATALOGUE_LOCK, IN_USE, Shared
@@ -158,10 +158,18 @@ class Catalogue:
         self._shared.bump_catalogue()
 
     def _read(self) -> tuple[dict[str, TopicInfo], int]:
-        """The topics, and the first slot that none of them ever had."""
+        """The topics, and the first slot that none of them ever had.
+
+        Raises:
+            Damaged: It is not what was written, or missing although there are topics.
+        """
         try:
             body = read_document(self._path, "catalogue", VERSION)
         except FileNotFoundError:
+            # It is durable before the first topic has a directory, and is never removed.
+            place = self._path.parent / "topics"
+            if place.is_dir() and any(place.iterdir()):
+                raise Damaged(f"{self._path} is missing, but there are topics in {place}") from None
             return {}, 0
         topics = {
             row["name"]: TopicInfo(

@@ -152,7 +152,7 @@ class Partition:
     def last_sequence(self, producer_id: int) -> int | None:
         """The sequence of *producer_id*'s last record, None if it has none."""
         with self._locked():
-            if self._segments.manifest() is None:
+            if self._segments.manifest() is None and not self._shared.written_offset(self.slot):
                 return None
             writer, mark = self._attach_writer()
             return self._fold_producers(writer, mark).last_sequence(producer_id)
@@ -235,6 +235,9 @@ class Partition:
     def _attach_writer(self) -> tuple[Writer, Mark]:
         """The open active segment, cut to the end of what has been appended."""
         mark = self._shared.written(self.slot)
+        if mark.contradicts(durable := self._shared.durable(self.slot)):
+            # Or what is durable would be cut off, or its offsets given out again.
+            raise Damaged(f"{self._shared.path} is damaged: in {self.name} written is {mark}, durable is {durable}")
         manifest = self._segments.reread()  # A process that was killed while rolling could not say so.
         if manifest is None:
             if mark.offset:
@@ -330,7 +333,7 @@ class Partition:
         if self._producers is None or self._folded_to.segment != mark.segment:
             self._producers = Producers.read(writer.segment.producers_path)
             self._folded_to = Mark(mark.segment, 0, mark.segment)
-        self._producers.fold(writer.read, self._folded_to.position, mark.position)
+        self._producers.fold(writer.read, self._folded_to.position, mark.position, writer.segment.path)
         self._folded_to = mark
         return self._producers
 

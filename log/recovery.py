@@ -55,6 +55,7 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
         size = files.size(fd)
         if size < point.position:
             raise Damaged(f"{path} is {size} bytes long, but {point.position} were durable")
+        _check_point(path, fd, point, active.base_offset, shared, files)
         end = _scan(files, fd, point, size)
         if end.position < size:
             files.truncate(fd, end.position)
@@ -87,7 +88,7 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     producers = Producers.read(old.producers_path)
     fd = files.open(old.path)
     try:
-        producers.fold(lambda size, position: files.pread(fd, size, position), 0, durable.position)
+        producers.fold(lambda size, position: files.pread(fd, size, position), 0, durable.position, old.path)
         # The mark is that of the segment before, if an earlier rebuilding was killed behind its manifest.
         size = min(files.size(fd), shared.written(slot).position)
         end = _scan(files, fd, durable, max(durable.position, size))
@@ -135,6 +136,32 @@ def _scan(files: Files, fd: int, point: Mark, size: int) -> Mark:
             chunk = max(_CHUNK_BYTES, read_header(data).size)
         position += at
     return Mark(offset, position, point.segment)
+
+
+def _check_point(path: Path, fd: int, point: Mark, base_offset: int, shared: Shared, files: Files) -> None:
+    """Be sure that a batch ends at *point*, for what does not look like one behind it is cut off.
+
+    Raises:
+        Damaged: None does, so it is the mark that is wrong. Nothing has been cut off.
+    """
+    offset, position, chunk = base_offset, 0, _CHUNK_BYTES
+    while position < point.position:
+        data, at, size = memoryview(files.pread(fd, chunk, position)), 0, HEADER_BYTES
+        while len(data) - at >= HEADER_BYTES and position + at < point.position:
+            header = read_header(data, at)
+            size = header.size
+            if size > len(data) - at:
+                break  # It may be whole: read more.
+            last = position + at + size >= point.position
+            if size < HEADER_BYTES or header.base_offset != offset or (last and fault(data, at, offset)):
+                return  # Damaged below the mark, which readers will say.
+            at, offset = at + size, header.next_offset
+        if not at and size <= chunk:
+            return  # As well.
+        position, chunk = position + at, _CHUNK_BYTES if at else size
+    if (offset, position) != (point.offset, point.position):
+        place = f"offset {point.offset} at byte {point.position} of {path}"
+        raise Damaged(f"{shared.path} is damaged: durable is {place}, where no batch ends")
 
 
 def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: Files) -> int:

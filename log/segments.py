@@ -7,7 +7,7 @@ from bisect import bisect_right
 from pathlib import Path
 
 from framework.log.catalogue import TopicInfo
-from framework.log.errors import OffsetOutOfRange
+from framework.log.errors import Damaged, OffsetOutOfRange
 from framework.log.files import Files
 from framework.log.manifest import Manifest
 from framework.log.segment import FILE_SUFFIXES, Segment
@@ -57,8 +57,11 @@ class Segments:
 
         Raises:
             OffsetOutOfRange: It is below the log start or above the log end.
+            Damaged: There are records, and no manifest.
         """
         manifest, end = self.manifest(), self._shared.written_offset(self._slot)
+        if manifest is None and end:
+            raise Damaged(f"{self.directory / 'manifest'} is missing, but the log end is {end}")
         if manifest is None or not manifest.log_start <= offset <= end:
             start = manifest.log_start if manifest else 0
             raise OffsetOutOfRange(f"{self.name} has no offset {offset}: log start is {start}, log end is {end}")

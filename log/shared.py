@@ -63,6 +63,12 @@ class Mark(NamedTuple):
     position: int
     segment: int
 
+    def contradicts(self, durable: Mark) -> bool:
+        """Whether *durable* cannot be with this one written, so that one of them is damaged: they have no checksum."""
+        ahead = durable.offset > self.offset or durable.position > self.position
+        torn = (durable.offset == self.offset) != (durable.position == self.position)
+        return durable.segment == self.segment and (ahead or torn)
+
 
 class Shared:
     """The open shared file of one data directory; one a process, thread-safe."""
