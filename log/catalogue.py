@@ -12,10 +12,11 @@ from pathlib import Path
 
 from framework.log.codec import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Headers
 from framework.log.document import read_document, write_document
-from framework.log.errors import InvalidSetting, KeyRequired, RecordTooLarge, TopicExists, UnknownTopic
+from framework.log.errors import Damaged, InvalidSetting, KeyRequired, RecordTooLarge, TopicExists, UnknownTopic
 from framework.log.files import Files
+from framework.log.locks import CATALOGUE_LOCK
 from framework.log.settings import TopicSettings, check_partitions, check_topic_name
-from framework.log.shared import CATALOGUE_LOCK, IN_USE, Shared
+from framework.log.shared import IN_USE, Shared
 
 VERSION = 1
 
@@ -162,10 +163,18 @@ class Catalogue:
 
 
 def read_catalogue(path: Path) -> tuple[dict[str, TopicInfo], int]:
-    """The topics in the catalogue at *path*, and the first slot that none of them ever had."""
+    """The topics in the catalogue at *path*, and the first slot that none of them ever had.
+
+    Raises:
+        Damaged: It is not what was written, or missing although there are topics.
+    """
     try:
         body = read_document(path, "catalogue", VERSION)
     except FileNotFoundError:
+        # It is durable before the first topic has a directory, and is never removed.
+        place = path.parent / "topics"
+        if place.is_dir() and any(place.iterdir()):
+            raise Damaged(f"{path} is missing, but there are topics in {place}") from None
         return {}, 0
     topics = {
         row["name"]: TopicInfo(row["name"], row["id"], TopicSettings.from_config(row["config"]), tuple(row["slots"]))

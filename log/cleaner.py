@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 from framework.log.compaction import Compacted, Stopped
 from framework.log.errors import Error
+from framework.log.locks import COMPACTION_LOCK
 from framework.log.partition import Partition
-from framework.log.shared import COMPACTION_LOCK, Shared
+from framework.log.shared import Shared
 
 logger = logging.getLogger(__name__)
 

@@ -28,13 +28,14 @@ from framework.log.doorbell import Doorbell
 from framework.log.errors import Conflict, Error, InvalidSetting, LogClosed, UnknownPartition, UnknownTopic
 from framework.log.files import Files
 from framework.log.follow import Follower
+from framework.log.locks import LOCK_TIMEOUT_S, RETENTION_LOCK
 from framework.log.machine import boot_id
 from framework.log.opening import Opening, check_file_system, make_directory, remove_directory
 from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
 from framework.log.sending import Producer
 from framework.log.settings import TopicSettings
-from framework.log.shared import DELETED, LOCK_TIMEOUT_S, RETENTION_LOCK, close_shared, open_shared
+from framework.log.shared import DELETED, close_shared, open_shared
 from framework.log.writer import MAX_OPEN_WRITERS, OpenWriters
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,12 @@ from fastcrc import crc32
 
 from framework.log import shared
 from framework.log.catalogue import read_catalogue
-from framework.log.errors import Conflict, Error
+from framework.log.errors import Conflict, Damaged, Error
 from framework.log.header import CRC_START, HEADER_BYTES, MAGIC, Header, read_header
+from framework.log.locks import ALIVE_LOCK, LOCK_TIMEOUT_S, OPEN_LOCK, RecordLocks
 from framework.log.machine import boot_id
 from framework.log.segment import Segment
-from framework.log.shared import PAGE_BYTES, SLOT_BYTES, Mark, Shared
+from framework.log.shared import PAGE_BYTES, SLOT_BYTES, Mark
 
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_FAULTS = 100
@@ -96,6 +97,7 @@ class SharedFile:
 
         Raises:
             EOFError: The file ends before it.
+            Damaged: A mark has a wrong checksum.
         """
         place = PAGE_BYTES + number * SLOT_BYTES
         with self._opened() as fd:
@@ -107,16 +109,19 @@ class SharedFile:
             raise EOFError(f"ends before slot {number}, which begins at byte {place}")
         words = _SLOT.unpack(data)
         end, mark = 1 + 3 * (words[0] & 1), 8 + 2 * (words[7] & 1)
-        written = Mark(words[0] >> 1, words[end], words[end + 1])
-        return Slot(written, words[end + 2], Mark(words[7] >> 1, words[mark], words[mark + 1]), words[12], words[13])
+        written = Mark(words[0] >> 1, words[end] & shared.POSITION_MASK, words[end + 1])
+        durable = Mark(words[7] >> 1, words[mark] & shared.POSITION_MASK, words[mark + 1])
+        sealed = (shared.sealed(written, words[end + 2]), shared.sealed(durable))
+        if sealed != (words[end], words[mark]):
+            raise Damaged(f"a mark of slot {number} has a wrong checksum: written {written}, durable {durable}")
+        return Slot(written, words[end + 2], durable, words[12], words[13])
 
     def _read_page(self) -> tuple[tuple[int, int, bytes, int, int], list[int], int]:
-        deadline = time.monotonic() + shared.LOCK_TIMEOUT_S
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
         while True:
             with self._opened() as fd:
-                asking = Shared.__new__(Shared)  # Only to ask who holds a lock.
-                asking.fd = fd
-                opener, user = asking.holder(shared.OPEN_LOCK), asking.holder(shared.ALIVE_LOCK)
+                locks = RecordLocks(self.path, fd)
+                opener, user = locks.holder(OPEN_LOCK), locks.holder(ALIVE_LOCK)
                 status, data = os.fstat(fd), os.pread(fd, _PAGE.size, 0)
                 self.in_use = user is not None or (status.st_dev, status.st_ino) in shared._open
             if opener is None:

@@ -25,12 +25,13 @@ from framework.log.errors import (
 )
 from framework.log.files import Files
 from framework.log.header import read_header, set_base_offset
+from framework.log.locks import PARTITION_LOCK
 from framework.log.manifest import Manifest
 from framework.log.producers import FoldedProducers, Producers
 from framework.log.retention import segments_to_remove
 from framework.log.segment import Segment, append_times, begin_segment
 from framework.log.segments import Segments
-from framework.log.shared import DAMAGED, DELETED, FAILED, PARTITION_LOCK, Mark, Shared
+from framework.log.shared import DAMAGED, DELETED, FAILED, Mark, Shared
 from framework.log.writer import ActiveWriter, OpenWriters, Writer
 
 Placed = tuple[bytearray, int, int, int]
@@ -161,7 +162,7 @@ class Partition:
     def last_sequence(self, producer_id: int) -> int | None:
         """The sequence of *producer_id*'s last record, None if it has none."""
         with self._locked():
-            if self._segments.manifest() is None:
+            if self._segments.manifest() is None and not self._shared.written_offset(self.slot):
                 return None
             writer, mark = self._attach_writer()
             return self._producers_at(mark, writer).last_sequence(producer_id)
@@ -345,7 +346,7 @@ class Partition:
         return begun is not None and self._clock.now_ms() - begun * 1000 >= self.topic.settings.segment_ms
 
     def _producers_at(self, mark: Mark, writer: Writer) -> Producers:
-        return self._folded.as_of(mark, writer.segment.producers_path, writer.read)
+        return self._folded.as_of(mark, writer.segment, writer.read)
 
     def _write(self, writer: Writer, pending: list[Placed], mark: Mark) -> None:
         if not pending:

@@ -19,12 +19,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from framework.log.document import read_document, write_document
 from framework.log.errors import Damaged, OutOfOrderSequence, ProducerFenced
 from framework.log.files import Files
-from framework.log.header import Header, read_header, walk
+from framework.log.header import HEADER_BYTES, Header, fault, read_header
 from framework.log.shared import Mark
+
+if TYPE_CHECKING:
+    from framework.log.segment import Segment
 
 VERSION = 2
 TASK_PRODUCER_BIT = 1 << 62
@@ -86,22 +90,29 @@ class Producers:
             base_offset + header.last_offset_delta,
         )
 
-    def fold(self, read: Callable[[int, int], bytes], position: int, end: int) -> None:
-        """Add the batches between two positions of a segment; *read* takes a size and a position."""
+    def fold(self, read: Callable[[int, int], bytes], position: int, end: int, path: Path) -> None:
+        """Add the batches between two positions of the segment at *path*; *read* takes a size and a position.
+
+        Raises:
+            Damaged: A batch is not what was appended. What it says of its producer would drop batches or double them.
+        """
+        chunk = _FOLD_BYTES
         while position < end:
-            data = read(min(_FOLD_BYTES, end - position), position)
-            whole = 0
-            for at, base_offset, length in walk(data):
+            left = end - position
+            data, at, size = memoryview(read(min(chunk, left), position)), 0, HEADER_BYTES
+            while len(data) - at >= HEADER_BYTES:
                 header = read_header(data, at)
-                if header.producer_id >= 0:
-                    self.add(header, base_offset)
-                whole = at + length
-            if not whole:  # A batch larger than a chunk.
-                header = read_header(data)
+                size = header.size
+                if len(data) - at < size <= left - at:
+                    break  # It may be whole: read more.
+                if reason := fault(data, at, 0):
+                    raise Damaged(f"{path} is damaged at byte {position + at}, offset {header.base_offset}: {reason}")
                 if header.producer_id >= 0:
                     self.add(header, header.base_offset)
-                whole = header.size
-            position += whole
+                at += size
+            if not at and size <= chunk:
+                raise Damaged(f"{path} is damaged at byte {position}: {len(data)} of {left} bytes are left")
+            position, chunk = position + at, _FOLD_BYTES if at else size
 
     def last_sequence(self, producer_id: int) -> int | None:
         """The sequence of the producer's last record here, None if it has none."""
@@ -153,16 +164,16 @@ class FoldedProducers:
         self._producers: Producers | None = None
         self._to = Mark(0, 0, 0)
 
-    def as_of(self, mark: Mark, snapshot: Path, read: Callable[[int, int], bytes]) -> Producers:
-        """The producers as of *mark*, from the *snapshot* of its segment and the headers behind it.
+    def as_of(self, mark: Mark, segment: Segment, read: Callable[[int, int], bytes]) -> Producers:
+        """The producers as of *mark*, from the snapshot of its *segment* and the headers behind it.
 
         Raises:
-            Damaged: The snapshot is not there, or not what was written.
+            Damaged: The snapshot is not there, or it or a batch is not what was written.
         """
         if self._producers is None or self._to.segment != mark.segment:
-            self._producers = Producers.read(snapshot)
+            self._producers = Producers.read(segment.producers_path)
             self._to = Mark(mark.segment, 0, mark.segment)
-        self._producers.fold(read, self._to.position, mark.position)
+        self._producers.fold(read, self._to.position, mark.position, segment.path)
         self._to = mark
         return self._producers
 

@@ -96,18 +96,26 @@ class Reader:
             in_segment = readable.segment == self._segment.base_offset
             size = readable.position if in_segment else self._segment.size_bytes or 0
             self._segment.walk_to(self._files, self._fd, size)
-            self._skip_to(self._segment.position_below(self.offset))
+            self._skip_to(*self._segment.place_below(self.offset))
         # The first megabytes are left to the kernel: whoever has read them is likely to read on.
         self._ahead = self._position + READ_AHEAD_BYTES
 
-    def _skip_to(self, position: int) -> None:
-        """Go from a batch at or before the offset to the one that holds it, by the headers."""
+    def _skip_to(self, position: int, base_offset: int) -> None:
+        """Go from a batch at or before the offset to the one that holds it, by the headers.
+
+        What they say of offsets no checksum covers: each must follow the one before it. Where one does not, the batch
+        before it is where to begin, because either may be wrong.
+        """
+        assert self._segment is not None
+        self._position, self._expected = position, base_offset
         while len(head := self._files.pread(self._fd, HEADER_BYTES, position)) == HEADER_BYTES:
             header = read_header(head)
+            if header.base_offset < base_offset or (header.base_offset > base_offset and not self._segment.compacted):
+                break
             self._position, self._expected = position, header.base_offset
             if header.size < HEADER_BYTES or header.next_offset > self.offset:
                 break
-            position += header.size
+            position, base_offset = position + header.size, header.next_offset
 
     def _read_batches(self, stop: int, max_bytes: int) -> list[tuple[Header, memoryview]]:
         """Batches of this segment below offset *stop*."""

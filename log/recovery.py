@@ -10,6 +10,7 @@ A failed sync is another matter: what it did not bring to disk is copied (`rebui
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment,
 from framework.log.shared import Mark, Shared
 
 _CHUNK_BYTES = 4 << 20
+logger = logging.getLogger(__name__)
 
 
 def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Shared, files: Files) -> None:
@@ -32,7 +34,7 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
         Damaged: Something that was durable is gone.
     """
     slot = topic.slots[number]
-    point = shared.durable(slot) if shared.same_file else Mark(0, 0, 0)
+    point = _recovery_point(shared, slot)
     try:
         manifest = Manifest.read(directory)
     except FileNotFoundError:
@@ -69,6 +71,17 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     shared.reset(slot, end, second)
 
 
+def _recovery_point(shared: Shared, slot: int) -> Mark:
+    """What was durable for certain: nothing where the marks are another file's, or are damaged."""
+    if not shared.same_file:
+        return Mark(0, 0, 0)
+    try:
+        return shared.durable(slot)
+    except Damaged as error:
+        logger.warning("%s; the end of its partition is looked for in the whole segment", error)
+        return Mark(0, 0, 0)
+
+
 def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Shared, files: Files) -> None:
     """Take a partition whose sync failed into use again; in a process that is alone.
 
@@ -88,7 +101,7 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     producers = Producers.read(old.producers_path)
     fd = files.open(old.path)
     try:
-        producers.fold(lambda size, position: files.pread(fd, size, position), 0, durable.position)
+        producers.fold(lambda size, position: files.pread(fd, size, position), 0, durable.position, old.path)
         # The mark is that of the segment before, if an earlier rebuilding was killed behind its manifest.
         size = min(files.size(fd), shared.written(slot).position)
         end = _scan(files, fd, durable, max(durable.position, size))

@@ -13,6 +13,7 @@ from framework.log.catalogue import Catalogue
 from framework.log.clock import Clock, SystemClock
 from framework.log.errors import Conflict, Error
 from framework.log.files import Files
+from framework.log.locks import ALIVE_LOCK
 from framework.log.log import Log
 from framework.log.machine import boot_id
 from framework.log.manifest import Manifest
@@ -37,7 +38,7 @@ def repair(directory: Path, findings: Sequence[Finding], clock: Clock | None = N
     held, first = shared.open_shared(shared_path, files, boot_id())
     try:
         if not first or not held.alone:
-            who = f"process {held.holder(shared.ALIVE_LOCK)}" if first else "this process"
+            who = f"process {held.holder(ALIVE_LOCK)}" if first else "this process"
             raise Conflict(f"{directory} cannot be repaired while {who} has it open")
         catalogue = Catalogue(directory, held, files)
         for path in repairable:

@@ -24,7 +24,7 @@ from pathlib import Path
 from fastcrc import crc32
 
 from framework.log.files import Files
-from framework.log.header import HEADER_BYTES, read_header, walk
+from framework.log.header import HEADER_BYTES, Header, read_header, walk
 from framework.log.manifest import SegmentRow
 from framework.log.producers import Producers
 
@@ -49,6 +49,7 @@ class Segment:
         self._interval_bytes = interval_bytes
         self._offsets, self._positions, self._timestamps = array("q"), array("q"), array("q")
         self._walked_to, self._max_timestamp, self._row_at = 0, -1, -1
+        self._next_offset = row.base_offset
         self._guard = threading.Lock()
 
     def note(self, base_offset: int, position: int, size: int, max_timestamp: int) -> None:
@@ -56,6 +57,7 @@ class Segment:
         with self._guard:
             if position == self._walked_to:
                 self._note(base_offset, position, size, max_timestamp)
+                self._next_offset = -1  # Not said; whatever a walk finds next follows.
 
     def walk_to(self, files: Files, fd: int, end: int) -> None:
         """Read the headers up to byte *end* that have not been seen yet."""
@@ -63,9 +65,8 @@ class Segment:
             while self._walked_to < end:
                 start = self._walked_to
                 data = files.pread(fd, min(_WALK_BYTES, end - start), start)
-                for position, base_offset, size in walk(data):
-                    max_timestamp = read_header(data, position).max_timestamp
-                    self._note(base_offset, start + position, size, max_timestamp)
+                for position, _, size in walk(data):
+                    self._note_walked(read_header(data, position), start + position, size)
                 if self._walked_to == start:
                     # A batch larger than a chunk: its header says how much to skip.
                     head = files.pread(fd, HEADER_BYTES, start)
@@ -74,21 +75,30 @@ class Segment:
                     header = read_header(head)
                     if header.size < HEADER_BYTES or start + header.size > end:
                         return
-                    self._note(header.base_offset, start, header.size, header.max_timestamp)
+                    self._note_walked(header, start, header.size)
 
-    def _note(self, base_offset: int, position: int, size: int, max_timestamp: int) -> None:
+    def _note_walked(self, header: Header, position: int, size: int) -> None:
+        """No checksum covers the base offset: a batch that does not follow the one before it gets no row."""
+        follows = header.base_offset == self._next_offset or self._next_offset < 0
+        follows |= self.compacted and header.base_offset > self._next_offset
+        self._note(header.base_offset, position, size, header.max_timestamp, row=follows)
+        self._next_offset = header.next_offset
+
+    def _note(self, base_offset: int, position: int, size: int, max_timestamp: int, *, row: bool = True) -> None:
         self._max_timestamp = max(self._max_timestamp, max_timestamp)
         self._walked_to = position + size
+        if not row:
+            return
         if self._row_at < 0 or position - self._row_at >= self._interval_bytes:
             self._row_at = position
             self._offsets.append(base_offset)
             self._positions.append(position)
             self._timestamps.append(self._max_timestamp)
 
-    def position_below(self, offset: int) -> int:
-        """A position at or before the batch that holds *offset*."""
+    def place_below(self, offset: int) -> tuple[int, int]:
+        """Position and base offset of a batch at or before the one that holds *offset*."""
         at = bisect_right(self._offsets, offset) - 1
-        return self._positions[at] if at >= 0 else 0
+        return (self._positions[at], self._offsets[at]) if at >= 0 else (0, self.base_offset)
 
     def offset_below_time(self, timestamp: int) -> int:
         """An offset at or before the first record stamped *timestamp* or later."""

@@ -3,8 +3,9 @@
     shared = page slot*                                     64-bit words in the machine's byte order
     page   = magic version boot_id:16 inode device catalogue_version       padded to 4096 bytes
     slot   = written end[2] durable mark[2] last_stable flags changes hold 128 bytes, one a partition
-    end    = position segment append_second
-    mark   = position segment
+    end    = place segment append_second
+    mark   = place segment
+    place  = position:u32 crc:u32       CRC-32C of offset, position, segment, append second; without it for a zero page
 
 `changes` counts the replacements of the partition's manifest, and `hold` is one more than the offset up to which the
 agents and jobs of this directory have read, 0 if there are none: retention waits for them.
@@ -13,47 +14,38 @@ agents and jobs of this directory have read, 0 if there are none: retention wait
 in the file that is. The other record is filled first and then the one word is stored, so neither a kill
 between two stores nor a reader on another core ever sees half a mark. `durable` is stored by `pwrite`, because
 a store through the map would not wake those who watch the file.
-
-Locks are POSIX record locks on bytes far behind the end of the file. They belong to the process, die with it, and
-name their holder; closing *any* descriptor of the file would drop them all, which is why a process opens it
-once (`open_shared`), and threads of one process take a mutex first.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
 import struct
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from framework.log.errors import Damaged, NewerFormat, OpenAfterFork, PartitionBusy
-from framework.log.files import Files
+from fastcrc import crc32
 
-VERSION = 1
+from framework.log.errors import Damaged, NewerFormat
+from framework.log.files import Files
+from framework.log.locks import ALIVE_LOCK, LOCK_TIMEOUT_S, OPEN_LOCK, RecordLocks
+
+VERSION = 2
 PAGE_BYTES = 4096
 SLOT_BYTES = 128
 SLOTS_STEP = 256
-LOCK_TIMEOUT_S = 10.0
-
-OPEN_LOCK, ALIVE_LOCK, CATALOGUE_LOCK, JOBS_LOCK = 1 << 40, (1 << 40) + 1, (1 << 40) + 2, (1 << 40) + 3
-RETENTION_LOCK, COMPACTION_LOCK = (1 << 40) + 4, (1 << 40) + 5
-SHARD_LOCK, PARTITION_LOCK = (1 << 40) + 64, 1 << 41
 
 IN_USE, FAILED, DELETED, DAMAGED = 1, 2, 4, 8
 _MAGIC = int.from_bytes(b"framelog", sys.byteorder)
-_WORD = struct.Struct("=Q")
+_WORD, _MARK = struct.Struct("=Q"), struct.Struct("=4Q")
+POSITION_MASK = (1 << 32) - 1
+_ZERO_CRC = crc32.iscsi(bytes(_MARK.size))
 # Words of the page, and of a slot from its start.
 _VERSION, _BOOT_ID, _INODE, _DEVICE, _CATALOGUE = 1, 2, 4, 5, 6
 _WRITTEN, _ENDS, _DURABLE, _MARKS, _LAST_STABLE, _FLAGS, _CHANGES, _HOLD = 0, 1, 7, 8, 12, 13, 14, 15
-_FLOCK = struct.Struct("=qqihh" if sys.platform == "darwin" else "@hhqqi4x")
 
 
 class Mark(NamedTuple):
@@ -64,16 +56,20 @@ class Mark(NamedTuple):
     segment: int
 
 
-class Shared:
+def sealed(mark: Mark, second: int = 0) -> int:
+    """The position of *mark* with the checksum of all of it above."""
+    crc = crc32.iscsi(_MARK.pack(mark.offset, mark.position, mark.segment, second)) ^ _ZERO_CRC
+    return int(crc << 32 | mark.position)
+
+
+class Shared(RecordLocks):
     """The open shared file of one data directory; one a process, thread-safe."""
 
     def __init__(self, path: Path, files: Files, boot_id: bytes) -> None:
         """Open or make the file; `alone` says whether no other process has the directory open."""
-        self.path, self.files, self.forked = path, files, False
-        self._mutexes: dict[int, threading.Lock] = {}
-        self._guard = threading.Lock()
+        super().__init__(path, files.open(path, create=True))
+        self.files, self._guard = files, threading.Lock()
         self.recovered = threading.Event()
-        self.fd = files.open(path, create=True)
         try:
             self._hold_record_lock(OPEN_LOCK, fcntl.LOCK_EX, LOCK_TIMEOUT_S)
             self.alone = self._try_record_lock(ALIVE_LOCK, fcntl.LOCK_EX)
@@ -118,15 +114,12 @@ class Shared:
     # The marks of a slot.
 
     def written(self, slot: int) -> Mark:
-        """The end of what has been appended."""
-        words, at = self._words_of(slot)
-        while True:
-            word = words[at + _WRITTEN]
-            record = at + _ENDS + 3 * (word & 1)
-            mark = Mark(word >> 1, words[record], words[record + 1])
-            # Two marks later the record is filled anew, maybe between the loads.
-            if words[at + _WRITTEN] == word:
-                return mark
+        """The end of what has been appended.
+
+        Raises:
+            Damaged: The mark is not what was stored.
+        """
+        return self._end(slot)[0]
 
     def written_offset(self, slot: int) -> int:
         """The log end offset; one load, true at any time in any thread."""
@@ -134,13 +127,22 @@ class Shared:
         return words[at + _WRITTEN] >> 1
 
     def append_second(self, slot: int) -> int:
-        """The second of the last append, never smaller than one before it."""
+        """The second of the last append, never smaller than one before it.
+
+        Raises:
+            Damaged: The mark is not what was stored.
+        """
+        return self._end(slot)[1]
+
+    def _end(self, slot: int) -> tuple[Mark, int]:
         words, at = self._words_of(slot)
         while True:
             word = words[at + _WRITTEN]
-            second = words[at + _ENDS + 3 * (word & 1) + 2]
+            record = at + _ENDS + 3 * (word & 1)
+            place, segment, second = words[record], words[record + 1], words[record + 2]
+            # Two marks later the record is filled anew, maybe between the loads.
             if words[at + _WRITTEN] == word:
-                return second
+                return self._checked(slot, word >> 1, place, segment, second), second
 
     def publish_written(self, slot: int, mark: Mark, second: int, *, ring: bool = False) -> None:
         """Move the end to *mark*, and with *ring* wake those who read up to there; under the partition's lock.
@@ -150,7 +152,7 @@ class Shared:
         words, at = self._words_of(slot)
         which = ~words[at + _WRITTEN] & 1
         record = at + _ENDS + 3 * which
-        words[record], words[record + 1], words[record + 2] = mark.position, mark.segment, second
+        words[record], words[record + 1], words[record + 2] = sealed(mark, second), mark.segment, second
         if ring:
             place = PAGE_BYTES + slot * SLOT_BYTES + 8 * _WRITTEN
             self.files.pwrite(self.fd, _WORD.pack(mark.offset << 1 | which), place)
@@ -158,14 +160,25 @@ class Shared:
             words[at + _WRITTEN] = mark.offset << 1 | which
 
     def durable(self, slot: int) -> Mark:
-        """The end of what would survive a power cut."""
+        """The end of what would survive a power cut.
+
+        Raises:
+            Damaged: The mark is not what was stored.
+        """
         words, at = self._words_of(slot)
         while True:
             word = words[at + _DURABLE]
             record = at + _MARKS + 2 * (word & 1)
-            mark = Mark(word >> 1, words[record], words[record + 1])
+            place, segment = words[record], words[record + 1]
             if words[at + _DURABLE] == word:
-                return mark
+                return self._checked(slot, word >> 1, place, segment, 0)
+
+    def _checked(self, slot: int, offset: int, place: int, segment: int, second: int) -> Mark:
+        mark = Mark(offset, place & POSITION_MASK, segment)
+        if sealed(mark, second) != place:
+            at = PAGE_BYTES + slot * SLOT_BYTES
+            raise Damaged(f"{self.path} is damaged at byte {at}: a mark of slot {slot}, {mark}, has a wrong checksum")
+        return mark
 
     def durable_offset(self, slot: int) -> int:
         """The high watermark of level `group`; one load, true at any time in any thread."""
@@ -175,11 +188,11 @@ class Shared:
     def publish_durable(self, slot: int, mark: Mark) -> None:
         """Move the high watermark up to *mark* and ring; under the partition's lock, after the fdatasync."""
         words, at = self._words_of(slot)
-        if words[at + _DURABLE] >> 1 >= mark.offset:
+        if self.durable(slot).offset >= mark.offset:
             return
         which = ~words[at + _DURABLE] & 1
         record = at + _MARKS + 2 * which
-        words[record], words[record + 1] = mark.position, mark.segment
+        words[record], words[record + 1] = sealed(mark), mark.segment
         words[at + _LAST_STABLE] = mark.offset  # No transactions yet: everything durable is stable.
         place = PAGE_BYTES + slot * SLOT_BYTES + 8 * _DURABLE
         self.files.pwrite(self.fd, _WORD.pack(mark.offset << 1 | which), place)
@@ -194,7 +207,7 @@ class Shared:
         # between must not leave the offset of one mark with the place of another.
         which = ~words[at + _DURABLE] & 1
         record = at + _MARKS + 2 * which
-        words[record], words[record + 1] = mark.position, mark.segment
+        words[record], words[record + 1] = sealed(mark), mark.segment
         words[at + _DURABLE] = mark.offset << 1 | which
         words[at + _LAST_STABLE] = mark.offset
         words[at + _FLAGS] = IN_USE  # Last: a failed partition whose rebuilding was killed must be rebuilt again.
@@ -238,82 +251,6 @@ class Shared:
         """Say that the catalogue has changed, and ring."""
         self.files.pwrite(self.fd, _WORD.pack(self.catalogue_version + 1), 8 * _CATALOGUE)
 
-    # Locks.
-
-    @contextmanager
-    def locked(self, byte: int, what: str, timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Hold the lock on *byte* against other threads and other processes.
-
-        Raises:
-            PartitionBusy: Another held it for *timeout* seconds; names the process.
-        """
-        mutex = self.mutex(byte)
-        if not mutex.acquire(timeout=timeout):
-            raise PartitionBusy(f"{what} is locked by another thread of this process for {timeout:g} s")
-        try:
-            self._hold_record_lock(byte, fcntl.LOCK_EX, timeout, what)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, byte)
-        finally:
-            mutex.release()
-
-    def mutex(self, byte: int) -> threading.Lock:
-        """What threads of this process take before the lock on *byte*."""
-        return self._mutexes.get(byte) or self._mutexes.setdefault(byte, threading.Lock())
-
-    def try_own(self, byte: int) -> int | None:
-        """Take the lock on *byte* until `disown` or the end of the process; else the pid that has it.
-
-        A second `try_own` of one process is refused with its own pid.
-        """
-        mutex = self.mutex(byte)
-        if not mutex.acquire(blocking=False):
-            return os.getpid()
-        if self._try_record_lock(byte, fcntl.LOCK_EX):
-            return None
-        mutex.release()
-        return self.holder(byte) or 0
-
-    def disown(self, byte: int) -> None:
-        """Give back what `try_own` took."""
-        fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, byte)
-        self._mutexes[byte].release()
-
-    def holder(self, byte: int) -> int | None:
-        """The pid of another process that holds the lock on *byte*; for messages, never for decisions."""
-        darwin = sys.platform == "darwin"
-        asked = (byte, 1, 0, fcntl.F_WRLCK, 0) if darwin else (fcntl.F_WRLCK, 0, byte, 1, 0)
-        answer = _FLOCK.unpack(fcntl.fcntl(self.fd, fcntl.F_GETLK, _FLOCK.pack(*asked)))
-        kind, pid = (answer[3], answer[2]) if darwin else (answer[0], answer[4])
-        return None if kind == fcntl.F_UNLCK else pid
-
-    def check_fork(self) -> None:
-        """Raise `OpenAfterFork` in a process that was forked while the file was open."""
-        if self.forked:
-            raise OpenAfterFork(f"{self.path.parent} was open when this process was forked; open it anew here")
-
-    def _try_record_lock(self, byte: int, kind: int) -> bool:
-        self.check_fork()
-        try:
-            fcntl.lockf(self.fd, kind | fcntl.LOCK_NB, 1, byte)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            return False
-        return True
-
-    def _hold_record_lock(self, byte: int, kind: int, timeout: float, what: str = "the data directory") -> None:
-        if self._try_record_lock(byte, kind):
-            return
-        deadline, pause = time.monotonic() + timeout, 0.0001
-        while not self._try_record_lock(byte, kind):
-            if time.monotonic() > deadline:
-                raise PartitionBusy(f"{what} is locked by process {self.holder(byte)} for {timeout:g} s")
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
-
     # The file itself.
 
     def _map_file(self) -> None:
@@ -348,7 +285,8 @@ class Shared:
                 "upgrade framework-streams"
             )
         stat = os.fstat(self.fd)
-        self.same_file = (words[_INODE], words[_DEVICE]) == (stat.st_ino, stat.st_dev)
+        # The marks of version 1 had no checksums: they are found anew, as in a copy.
+        self.same_file = (words[_VERSION], words[_INODE], words[_DEVICE]) == (VERSION, stat.st_ino, stat.st_dev)
         return self.same_file and bytes(words[_BOOT_ID : _BOOT_ID + 2]) == boot_id
 
     def _close_file(self) -> None:

@@ -104,10 +104,10 @@ class PartitionCheck:
         run, path = self._run, self.directory / "manifest"
         manifest, slot = self._read_both(path)
         if isinstance(slot, str):
-            yield Finding(run.shared.path, slot)
+            yield self._shared_finding(slot)
         else:
             self._slot = slot
-        if self._slot.flags & DELETED:
+        if self._slot.flags & DELETED and run.shared.in_use:
             return
         if isinstance(manifest, str):
             if manifest != MISSING or self._slot.written.offset or log_bytes(self.directory):
@@ -164,9 +164,8 @@ class PartitionCheck:
     def _check_marks(self) -> Iterator[Finding]:
         """The slot against the manifest and against itself."""
         slot, active, shared = self._slot, self._manifest.active.base_offset, self._run.shared
-        bases = {row.base_offset for row in self._manifest.segments}
         end, durable, faults = slot.written, slot.durable, []
-        if durable.segment not in bases and durable.offset > active:
+        if durable.offset > active and durable.segment not in {row.base_offset for row in self._manifest.segments}:
             faults.append(f"durable is offset {durable.offset} of segment {durable.segment}, which there is not")
         if shared.trusted:
             if end.segment != active and end.offset != active:
@@ -185,9 +184,8 @@ class PartitionCheck:
             yield self._shared_finding(f"{self._topic.name}-{self._number}: {text}")
 
     def _mark_finding(self, mark: Mark, path: Path) -> Finding:
-        return self._shared_finding(
-            f"durable is offset {mark.offset} at byte {mark.position} of {path}, which it is not"
-        )
+        text = f"durable is offset {mark.offset} at byte {mark.position} of {path}, which it is not"
+        return self._shared_finding(text)
 
     def _shared_finding(self, text: str) -> Finding:
         place = PAGE_BYTES + self._topic.slots[self._number] * SLOT_BYTES

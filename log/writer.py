@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
+from framework.log.errors import Damaged
 from framework.log.files import Files
 from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, first_second
 
@@ -16,17 +18,32 @@ class Writer:
     """The two open files of an active segment."""
 
     def __init__(self, files: Files, segment: Segment) -> None:
-        """Open them."""
+        """Open them.
+
+        Raises:
+            Damaged: One is missing.
+        """
         self._files, self.segment = files, segment
-        self.fd = files.open(segment.path)
-        self._appended_fd = files.open(segment.appended_path)
+        self.fd = _open(files, segment.path)
+        try:
+            self._appended_fd = _open(files, segment.appended_path)
+        except BaseException:
+            files.close(self.fd)
+            raise
         self.first_second = first_second(segment.appended_path)
         """When the first batch was appended; None while there is none."""
         self._synced_second = -1  # Whoever noted a second last may have died before its sync.
 
     def cut_to(self, end: int) -> None:
-        """Remove what stands behind *end*: a write that was killed, never appended."""
-        if self._files.size(self.fd) > end:
+        """Remove what stands behind *end*: a write that was killed, never appended.
+
+        Raises:
+            Damaged: The file ends before.
+        """
+        size = self._files.size(self.fd)
+        if size < end:
+            raise Damaged(f"{self.segment.path} is {size} bytes long, but {end} were appended")
+        if size > end:
             self._files.truncate(self.fd, end)
             # Synced, or a power cut could bring the old bytes back behind newer ones.
             self._files.fdatasync(self.fd)
@@ -40,8 +57,14 @@ class Writer:
         self._files.pwritev(self.fd, buffers, position)
 
     def note_second(self, second: int, base_offset: int) -> None:
-        """From *base_offset* on, batches are appended in *second* or later."""
+        """From *base_offset* on, batches are appended in *second* or later.
+
+        Raises:
+            Damaged: The file has lost its head.
+        """
         size = end = self._files.size(self._appended_fd)
+        if end < len(APPENDED_MAGIC):
+            raise Damaged(f"{self.segment.appended_path} is {end} bytes long, too few for its magic number")
         end -= (end - len(APPENDED_MAGIC)) % ENTRY.size  # A torn entry is written over.
         while end > len(APPENDED_MAGIC) and self._base_offset_at(end - ENTRY.size) >= base_offset:
             end -= ENTRY.size  # And one of a batch whose writer was killed before it published it.
@@ -132,3 +155,10 @@ class OpenWriters:
             for other in list(self._open)[: max(0, len(self._open) - self._limit)]:
                 if other is not writer and other.close_unless_used():
                     del self._open[other]
+
+
+def _open(files: Files, path: Path) -> int:
+    try:
+        return files.open(path)
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing; the manifest names it as the active segment's") from None

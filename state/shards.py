@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from framework.log import Log, Random, SystemRandom
-from framework.log.shared import JOBS_LOCK, SHARD_LOCK
+from framework.log.locks import JOBS_LOCK, SHARD_LOCK
 from framework.state.database import Database
 from framework.state.errors import ShardBusy
 from framework.state.store import Store

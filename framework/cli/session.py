@@ -13,7 +13,7 @@ from framework.app import App
 from framework.cli.live import LiveLine, Rate, alongside
 from framework.cli.output import iso
 from framework.cli.version import version
-from framework.log.shared import SHARD_LOCK
+from framework.log.locks import SHARD_LOCK
 from framework.worker import Progress, Worker
 
 LINE_S = 0.5

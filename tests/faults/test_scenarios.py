@@ -1,150 +1,57 @@
-"""The ways in which logs have lost records, one test each; numbered as where they were first written down.
+"""The ways in which a log loses records on its own disk, one test each; the others are in test_scenarios_processes.py.
 
-    F1   a kill inside a write                       here
-    F2   stale bytes behind a cut come back          here; tests/log/test_recovery.py, "sound batches behind a torn one"
-    F3   a duplicate acknowledged before the first   tests/log/test_committer.py, "a duplicate is acknowledged only"
-    F4   locks of the dead, kept by their children   here; tests/log/test_log.py, "after a fork"
-    F5   a failed sync that only one knows of        tests/log/test_committer.py; test_power_cut.py, `failed_sync`
-    F6   who moves the high watermark, how far       tests/log/test_shared.py, "never goes back"; test_partition.py,
-                                                     "a roll syncs"; test_kill.py, "is brought to disk by others"
-    F7   one mark for three things                   here; tests/log/test_recovery.py, "damage below the recovery point"
-    F8   append times                                here; tests/log/test_partition.py, "append times"
-    F9   a topic deleted under another process       tests/log/test_retention.py, "a deleted topic takes no appends"
-    F11  recovery while others write                 here; tests/log/test_recovery.py, "a second opener waits"
-    F12  a holder that is stopped                    here
-    F14  waking up                                   tests/log/test_doorbell.py; test_log.py, "is woken and misses"
-    F15  two kernels on one directory                tests/log/test_shared.py, "open under another boot is refused"
-    F17  producers that outlive their state          tests/log/test_producers.py; tests/state/test_store_and_log.py
-    F18  more than five batches, 2^31 sequences      tests/log/test_producers.py, "ten batches", "behind two to the 31"
+Numbered as where they were first written down:
 
-F10 and F16 are about what the log does not have yet, F13 is a measurement: compaction, transactions, preallocation.
+    F1   a kill inside a write                      processes
+    F2   stale bytes behind a cut come back         here
+    F3   a duplicate acknowledged before the first  here
+    F4   locks of the dead, kept by their children  processes
+    F5   a failed sync that only one knows of       processes
+    F6   who moves the high watermark, how far      here
+    F7   one mark for three things                  here
+    F8   append times                               here
+    F9   a topic deleted under another process      processes
+    F10  lists of segments that others know         here, processes
+    F11  recovery while others write                processes
+    F12  a holder that is stopped                   processes
+    F13  preallocation                              here
+    F14  waking up                                  processes; test_wakeup.py measures it
+    F15  two kernels on one directory               processes
+    F16  offsets with gaps, control batches         here
+    F17  producers that outlive their state         here
+    F18  more than five batches, 2^31 sequences     here
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-from collections.abc import Callable, Iterator
+import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from framework.log import Log, NewRecord, Partition, TopicSettings, decode, encode
-from framework.log.errors import PartitionBusy
+from framework.log import Cursor, Range, TopicSettings, decode
+from framework.log.errors import Damaged
+from framework.log.header import CONTROL, checksum
+from framework.log.producers import TASK_PRODUCER_BIT
 from framework.log.segment import APPENDED_MAGIC, ENTRY
-from framework.log.shared import PARTITION_LOCK
+from framework.log.verify import Verification
 from tests.faults.crash_files import CrashFiles, watched_stores
-from tests.faults.log_disk import State, materialize
+from tests.faults.log_disk import materialize
 from tests.faults.log_history import DirectLog, SteppingClock
-from tests.faults.log_power import TORTURE
-from tests.log.conftest import Child
+from tests.faults.one_partition import after_cut, batch, read_all, the
 
 pytestmark = pytest.mark.slow
 SMALL = TopicSettings(segment_bytes=4096)
-HELD = """
-log = Log(sys.argv[1])
-partition = log.partition(log.topic("t"), 0)
-log.append(partition, batches(b"child")).result(60)
-"""
+TASK = {"producer_id": TASK_PRODUCER_BIT | 7, "producer_epoch": 0}
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Child]]:
-    """Starts child processes; none outlives the test."""
-    started: list[Child] = []
-
-    def start_it(script: str, *arguments: object) -> Child:
-        started.append(Child(script, *arguments))
-        return started[-1]
-
-    yield start_it
-    for one in started:
-        one.close()
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    """A log with a topic `t`, whose directory others open too."""
-    with Log(tmp_path / "data", create=True) as log:
-        log.create_topic("t", 1, TopicSettings(segment_bytes=1 << 30))
-        yield log
-
-
-def the(log: Log) -> Partition:
-    """The one partition."""
-    return log.partition(log.topic("t"), 0)
-
-
-def batch(value: bytes, **options: Any) -> bytearray:
-    """*value* as one batch."""
-    [one] = encode([NewRecord(None, value, 0)], max_batch_bytes=1 << 23, **options)
-    return one
-
-
-def append(log: Log, *values: bytes) -> int:
-    """Append a batch of each value; the first offset, once it is durable."""
-    return log.append(the(log), [batch(value) for value in values]).result(60)
-
-
-def read_all(log: Log) -> list[bytes]:
-    """Every value; offsets must be dense from 0."""
-    reader, records = log.reader(the(log), 0), []
-    while batches := reader.read(1 << 23).batches:
-        records += [record for _, batch in batches for record in decode(batch)]
-    reader.close()
-    assert [record.offset for record in records] == list(range(len(records)))
-    return [record.value or b"" for record in records]
-
-
-def after_cut(files: CrashFiles, root: Path, style: str, keep: str = "") -> State:
-    """A directory as a power cut leaves it; the file named *keep* has lost nothing."""
-    cut = files.cut("")
-    state, identity = cut.fall(random.Random(0), style)
-    whole, _ = cut.fall(random.Random(0), "everything")
-    state |= {path: data for path, data in whole.items() if path == keep}
-    root.mkdir()
-    materialize(state, identity, root)
-    return state
-
-
-def test_f01_a_kill_inside_an_unaligned_write_of_any_size_leaves_nothing_torn_behind(
-    log: Log, start: Any, seed: int, report: Callable[[str], None]
-) -> None:
-    """This process has the log open all the while, appends behind each torn write, and never sees any of it."""
-    script = """
-    import random
-    chance, log = random.Random(int(sys.argv[2])), Log(sys.argv[1])
-    partition = log.partition(log.topic("t"), 0)
-    record = lambda size: encode([NewRecord(None, bytes([65 + size % 26]) * size, 0)], max_batch_bytes=1 << 23)[0]
-    while True:
-        ready = [record(chance.randrange(70_000, 2_000_000) | 1) for _ in range(8)]
-        hear()
-        say("writing")
-        log.append(partition, ready).result(60)
-    """
-    chance, torn, kills = random.Random(seed), 0, 100 if TORTURE else 12
-    append(log, b"mine")
-    path = the(log).segments()[0].path
-    for kill in range(kills):
-        victim = start(script, log.path, chance.getrandbits(32))
-        for _ in range(chance.randrange(1, 4)):
-            size, offset = path.stat().st_size, the(log).log_end
-            victim.say()
-            assert victim.hear() == "writing"
-        wanted = size + chance.randrange(2_000_000)
-        while path.stat().st_size < wanted and the(log).log_end == offset:
-            assert victim.process.poll() is None
-        victim.kill()
-        written = log.shared.written(the(log).slot)
-        torn += path.stat().st_size > written.position
-        assert append(log, b"mine") == written.offset
-        values = read_all(log)
-        assert len(values) == written.offset + 1
-        assert all(value == b"mine" or value == bytes([65 + len(value) % 26]) * len(value) for value in values)
-        assert values.count(b"mine") == kill + 2
-    report(f"{kills} kills, {torn} of them inside a write; {len(values)} records")
+def files(tmp_path: Path) -> CrashFiles:
+    """A disk whose power can be cut."""
+    (tmp_path / "disk").mkdir()
+    return CrashFiles(tmp_path / "disk")
 
 
 def test_f02_bytes_behind_a_cut_do_not_come_back_behind_a_batch_of_the_same_size(tmp_path: Path) -> None:
@@ -173,26 +80,50 @@ def test_f02_bytes_behind_a_cut_do_not_come_back_behind_a_batch_of_the_same_size
     assert states
 
 
-def test_f04_a_lock_goes_with_its_process_although_a_forked_child_lives_on(log: Log, start: Any) -> None:
-    script = (
-        HELD
-        + """
-reading, writing = os.pipe()
-if not os.fork():
-    os.close(1)
-    sys.stdin.readline()  # Lives on until the test is over.
-    os._exit(0)
-with log.shared.locked((1 << 41) + partition.slot, "partition"):
-    say("holding")
-    hear()
-"""
-    )
-    victim = start(script, log.path)
-    assert victim.hear() == "holding"
-    assert log.shared.holder(PARTITION_LOCK + the(log).slot) == victim.pid
-    victim.kill()
-    assert append(log, b"mine") == 1
-    assert read_all(log) == [b"child", b"mine"]
+def test_f03_a_duplicate_is_acknowledged_only_when_the_first_one_is_durable(files: CrashFiles, tmp_path: Path) -> None:
+    """The first one was written by a process that was killed before its sync; its outbox is sent again, and dropped."""
+    with watched_stores(), DirectLog(files.root / "data", create=True, files=files) as log:
+        log.create_topic("t", 1)
+        log.commit(the(log), [batch(b"before")])
+        the(log).append([[batch(b"once", base_sequence=0, **TASK)]])
+        assert (the(log).log_end, the(log).high_watermark) == (2, 1)
+        assert log.commit(the(log), [batch(b"once", base_sequence=0, **TASK)]) == -1
+        after_cut(files, tmp_path / "after", "nothing unsynced")
+    with DirectLog(tmp_path / "after" / "data") as log:
+        assert read_all(log) == [b"before", b"once"]
+
+
+def test_f06_syncs_that_end_in_another_order_do_not_take_the_high_watermark_back(tmp_path: Path) -> None:
+    with DirectLog(tmp_path / "data", create=True) as log:
+        log.create_topic("t", 1)
+        marks = []
+        for _ in range(2):
+            the(log).append([[batch(b"written")]])
+            marks.append(the(log).sync())
+        for mark in reversed(marks):
+            the(log).advance(mark)
+            assert the(log).high_watermark == 2
+
+
+def test_f06_who_syncs_the_new_segment_has_not_left_the_old_one_unsynced(files: CrashFiles, tmp_path: Path) -> None:
+    """The tail of the old one was written by a process that was killed before its sync."""
+    with watched_stores(), DirectLog(files.root / "data", create=True, files=files) as log:
+        log.create_topic("t", 1, SMALL)
+        the(log).append([[batch(b"a" * 3000)]])
+        log.commit(the(log), [batch(b"b" * 3000)])
+        assert [segment.base_offset for segment in the(log).segments()] == [0, 1]
+        after_cut(files, tmp_path / "after", "nothing unsynced")
+    with DirectLog(tmp_path / "after" / "data") as log:
+        assert read_all(log) == [b"a" * 3000, b"b" * 3000]
+
+
+def test_f06_what_a_dead_writer_did_not_sync_is_readable_for_the_next_one_who_opens(tmp_path: Path) -> None:
+    with DirectLog(tmp_path / "data", create=True) as log:
+        log.create_topic("t", 1)
+        the(log).append([[batch(b"written")]])
+        assert read_all(log) == []
+    with DirectLog(tmp_path / "data") as log:
+        assert read_all(log) == [b"written"]
 
 
 @pytest.mark.parametrize("durability", ["os", "group"])
@@ -254,57 +185,102 @@ def test_f08_zeros_in_place_of_an_entry_are_no_append_time(tmp_path: Path) -> No
         assert entry == (int(the(log).segments()[-1].path.stat().st_mtime), 0), "the file's last change"
 
 
-def test_f11_who_opens_while_another_is_inside_a_write_cuts_nothing(log: Log, start: Any) -> None:
-    script = (
-        HELD
-        + """
-class Slow(Files):
-    def pwritev(self, fd, buffers, position):
-        data = b"".join(buffers)
-        os.pwrite(fd, data[: len(data) // 2], position)
-        say("writing")
-        hear()
-        os.pwrite(fd, data[len(data) // 2 :], position + len(data) // 2)
-        return len(data)
-log.close()
-log = Log(sys.argv[1], files=Slow())
-say(log.append(log.partition(log.topic("t"), 0), batches(b"long" * 1000)).result(60))
-"""
-    )
-    writer = start(script, log.path)
-    assert writer.hear() == "writing"
-    size = the(log).segments()[-1].path.stat().st_size
-    with Log(log.path) as here:
-        assert read_all(here) == [b"child"]
-    opener = start('log = Log(sys.argv[1])\nsay(log.partition(log.topic("t"), 0).log_end)', log.path)
-    assert opener.hear() == "1"
-    assert the(log).segments()[-1].path.stat().st_size == size
-    writer.say()
-    assert writer.hear() == "1"
-    assert read_all(log) == [b"child", b"long" * 1000]
+def test_f10_power_cut_between_two_unlinks_hides_no_segment_that_is_kept(files: CrashFiles, tmp_path: Path) -> None:
+    """Whichever of the removed files are back, the manifest says where the log begins."""
+    cuts = []
+    with watched_stores(), DirectLog(files.root / "data", create=True, files=files) as log:
+        log.create_topic("t", 1, SMALL)
+        for number in range(6):
+            log.commit(the(log), [batch(b"%d" % number * 3000)])
+        files.on_point = lambda point: cuts.append(files.cut(point)) if "unlink" in point else None
+        assert the(log).delete_records(4) == 4
+    assert len(cuts) > 8
+    for number, cut in enumerate(cuts):
+        root = tmp_path / str(number)
+        root.mkdir()
+        materialize(*cut.fall(random.Random(number), "torn"), root)
+        with DirectLog(root / "data") as log:
+            assert the(log).log_start == 4
+            assert read_all(log, 4) == [b"4" * 3000, b"5" * 3000]
+            stems = {path.name.rpartition(".")[0] for path in the(log).directory.iterdir() if path.name != "manifest"}
+            assert len(stems) == 2, "what came back is removed"
 
 
-def test_f12_a_stopped_holder_is_named_and_stops_others_for_a_bounded_time(log: Log, start: Any) -> None:
-    script = (
-        HELD
-        + """
-with log.shared.locked((1 << 41) + partition.slot, "partition"):
-    say("holding")
-    hear()
-say("gone")
-hear()
-"""
-    )
-    holder = start(script, log.path)
-    assert holder.hear() == "holding"
-    os.kill(holder.pid, signal.SIGSTOP)
-    with (
-        pytest.raises(PartitionBusy, match=f"locked by process {holder.pid} for 0.05 s"),
-        log.shared.locked(PARTITION_LOCK + the(log).slot, "partition t-0", 0.05),
-    ):
-        pass
-    os.kill(holder.pid, signal.SIGCONT)
-    waiting = log.append(the(log), [batch(b"mine")])
-    holder.say()
-    assert holder.hear() == "gone"
-    assert waiting.result(60) == 1
+def test_f13_segments_grow_and_nothing_is_filled_in_ahead(tmp_path: Path) -> None:
+    """A file ends where the last batch does, and takes no more of the disk than that."""
+    with DirectLog(tmp_path / "data", create=True) as log:
+        log.create_topic("t", 1, TopicSettings(segment_bytes=1 << 20))
+        for size in (1, 5000, 300_000, 300_000, 600_000, 20):
+            log.commit(the(log), [batch(bytes([7]) * size)])
+            mark, status = log.shared.written(the(log).slot), the(log).segments()[-1].path.stat()
+            assert status.st_size == mark.position > size
+            assert status.st_blocks * 512 < mark.position + (64 << 10)
+        assert [segment.path.stat().st_size for segment in the(log).segments()][:-1] == [
+            segment.size_bytes for segment in the(log).segments()[:-1]
+        ]
+
+
+def test_f16_offsets_have_gaps_inside_batches_and_between_and_nobody_counts_by_them(tmp_path: Path) -> None:
+    """As compaction and transactions leave them: three records at ten offsets, and one offset without any."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    for delta in (1, 4, 9):
+        builder.append(delta, 0, None, b"%d" % delta, [])
+    control = batch(b"commit")
+    struct.pack_into(">h", control, 21, CONTROL)
+    struct.pack_into(">I", control, 17, checksum(control))
+    with DirectLog(tmp_path / "data", create=True) as log:
+        log.create_topic("t", 1)
+        for one in (builder.build(), control, batch(b"11")):
+            log.commit(the(log), [one])
+        assert the(log).high_watermark == 12
+        for start in range(12):
+            cursor = Cursor(log.reader, [Range(the(log), start, 12)])
+            expected = [offset for offset in (1, 4, 9, 11) if offset >= start]
+            assert cursor.count() == len(expected)
+            assert [record.offset for _, record in cursor.records()] == expected
+            fetched = log.reader(the(log), start).read()
+            assert fetched.next_offset == 12
+            assert [int(r.value or b"") for _, b in fetched.batches for r in decode(b) if r.offset >= start] == expected
+        assert list(Verification(tmp_path / "data", deep=True).findings()) == []
+
+
+def test_f17_a_task_is_known_after_its_batches_are_gone(tmp_path: Path) -> None:
+    """Stopped on Friday, its outbox comes again after retention and a restart of the machine; and once more."""
+    clock = SteppingClock()
+    with DirectLog(tmp_path / "data", create=True, clock=clock) as log:
+        log.create_topic("t", 1, SMALL)
+        log.commit(the(log), [batch(b"friday", base_sequence=0, **TASK)])
+        clock.ms += 30 * 24 * 3600 * 1000
+        log.retain()
+        assert the(log).log_start == the(log).log_end == 1
+    with (tmp_path / "data" / "shared").open("r+b") as page:
+        page.seek(16)
+        page.write(b"an earlier boot!")
+    for _ in range(2):
+        with DirectLog(tmp_path / "data", clock=clock) as log:
+            assert log.commit(the(log), [batch(b"friday", base_sequence=0, **TASK)]) == -1
+            assert read_all(log, 1) == []
+
+
+def test_f17_what_a_log_knew_of_its_producers_is_missed_and_not_made_up(tmp_path: Path) -> None:
+    """Without the batches it was made of it could only be made empty, and everything would be taken twice."""
+    with DirectLog(tmp_path / "data", create=True) as log:
+        log.create_topic("t", 1)
+        log.commit(the(log), [batch(b"friday", base_sequence=0, **TASK)])
+        path = the(log).segments()[-1].producers_path
+    path.unlink()
+    with DirectLog(tmp_path / "data") as log:
+        with pytest.raises(Damaged, match=path.name):
+            log.commit(the(log), [batch(b"friday", base_sequence=0, **TASK)])
+        assert read_all(log) == [b"friday"]
+
+
+@pytest.mark.parametrize("first", [0, (1 << 31) - 5], ids=["from 0", "over 2 to the 31"])
+def test_f18_an_outbox_of_more_than_five_batches_sent_again_is_there_once(tmp_path: Path, first: int) -> None:
+    outbox = [(b"%d" % at, {"base_sequence": (first + at) % (1 << 31), **TASK}) for at in range(12)]
+    with DirectLog(tmp_path / "data", create=True) as log:
+        log.create_topic("t", 1)
+        for sent in (7, 12, 12):  # Killed between, and after; then nothing was left to do.
+            log.commit(the(log), [batch(value, **options) for value, options in outbox[:sent]])
+        assert read_all(log) == [value for value, _ in outbox]
+        assert the(log).last_sequence(TASK["producer_id"]) == outbox[-1][1]["base_sequence"]

@@ -10,7 +10,7 @@ import pytest
 
 from framework.log import Log, NewRecord, TopicSettings, encode
 from framework.log.errors import Error, NoDataDirectory, UnknownTopic
-from framework.log.shared import OPEN_LOCK
+from framework.log.locks import OPEN_LOCK
 
 FORKED = """
 log = Log(sys.argv[1], create=True)
@@ -268,7 +268,7 @@ def test_a_forked_child_may_open_the_directory_anew_and_its_parent_keeps_its_loc
     directory: Path, child: Any, open_log: Any, read_all: Any
 ) -> None:
     script = """
-    from framework.log.shared import SHARD_LOCK
+    from framework.log.locks import SHARD_LOCK
     log = Log(sys.argv[1], create=True)
     partition = log.partition(log.create_topic("t", 1), 0)
     log.append(partition, batches(b"parent")).result(60)

@@ -65,7 +65,7 @@ class SegmentFile:
         largest = max(size for _, _, size, _ in self.rows)
         for offset in range(BASE, self.end):
             _, position, _, _ = self.rows[bisect_right(bases, offset) - 1]
-            found = segment.position_below(offset)
+            found = segment.place_below(offset)[0]
             assert found in places
             assert found <= position < found + self.interval + largest
         stamped = [(time, base + at) for base, _, _, times in self.rows for at, time in enumerate(times)]
@@ -128,13 +128,13 @@ def test_a_batch_larger_than_what_is_read_at_once_is_walked_over(tmp_path: Path)
     fd = files.open(segment.path, write=False)
     segment.walk_to(files, fd, len(data))
     files.close(fd)
-    assert [segment.position_below(BASE + at) for at in range(5)] == sizes
+    assert [segment.place_below(BASE + at)[0] for at in range(5)] == sizes
     assert segment.max_timestamp == 4
 
 
 def test_an_index_of_nothing_points_to_the_beginning(tmp_path: Path) -> None:
     segment = Segment(tmp_path, SegmentRow(BASE, 4, None), INTERVAL)
-    assert segment.position_below(BASE + 5) == 0
+    assert segment.place_below(BASE + 5)[0] == 0
     assert segment.offset_below_time(0) == BASE
     assert segment.max_timestamp == -1
 
@@ -157,7 +157,7 @@ def test_an_index_file_with_any_flipped_byte_or_length_is_not_believed(tmp_path:
         segment = file.segment(closed=True)
         segment.index_path.write_bytes(data)
         segment.load_index()
-        assert segment.position_below(file.end) == 0, "nothing is known yet"
+        assert segment.place_below(file.end)[0] == 0, "nothing is known yet"
     files = Files()
     fd = files.open(file.path, write=False)
     segment.walk_to(files, fd, len(file.data))
@@ -168,14 +168,14 @@ def test_an_index_file_with_any_flipped_byte_or_length_is_not_believed(tmp_path:
 def test_a_missing_index_file_is_no_error(tmp_path: Path) -> None:
     segment = SegmentFile(tmp_path, 16, batches=3).segment(closed=True)
     segment.load_index()
-    assert segment.position_below(BASE) == 0
+    assert segment.place_below(BASE)[0] == 0
 
 
 def test_the_index_of_an_empty_segment_loads(tmp_path: Path) -> None:
     segment = Segment(tmp_path, SegmentRow(BASE, 4, 0), INTERVAL)
     segment.index_path.write_bytes(segment.index_bytes())
     segment.load_index()
-    assert segment.position_below(BASE) == 0
+    assert segment.place_below(BASE)[0] == 0
 
 
 any_entries = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=20)

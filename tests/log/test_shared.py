@@ -15,13 +15,13 @@ import pytest
 
 from framework.log import Files, Log
 from framework.log.errors import Conflict, Damaged, NewerFormat, PartitionBusy
+from framework.log.locks import PARTITION_LOCK, SHARD_LOCK
 from framework.log.shared import (
     FAILED,
     IN_USE,
     PAGE_BYTES,
-    PARTITION_LOCK,
-    SHARD_LOCK,
     SLOT_BYTES,
+    VERSION,
     Mark,
     Shared,
     close_shared,
@@ -30,6 +30,7 @@ from framework.log.shared import (
 
 BOOT = b"sixteen bytes id"
 OPEN = """
+from framework.log.locks import *
 from framework.log.shared import *
 shared, _ = open_shared(Path(sys.argv[1]), Files(), b"sixteen bytes id")
 if not shared.trusted:
@@ -93,7 +94,7 @@ def test_the_last_published_marks_are_read(open_file: Any) -> None:
 
 
 def test_a_very_large_offset_has_room(open_file: Any) -> None:
-    shared, largest = open_file(), Mark((1 << 62) - 1, (1 << 40), (1 << 62) - 2)
+    shared, largest = open_file(), Mark((1 << 62) - 1, (1 << 32) - 1, (1 << 62) - 2)
     shared.publish_written(0, largest, 1 << 40)
     shared.publish_durable(0, largest)
     assert shared.written(0) == shared.durable(0) == largest
@@ -353,9 +354,11 @@ def test_a_new_file_is_not_trusted(path: Path) -> None:
 
 def test_a_newer_file_is_refused_and_left_as_it_is(written: Path) -> None:
     data = bytearray(written.read_bytes())
-    data[8:16] = struct.pack("=Q", 2)
+    data[8:16] = struct.pack("=Q", VERSION + 1)
     written.write_bytes(data)
-    with pytest.raises(NewerFormat, match="shared has format 2, this version reads up to 1: upgrade"):
+    with pytest.raises(
+        NewerFormat, match=f"shared has format {VERSION + 1}, this version reads up to {VERSION}: upgrade"
+    ):
         open_shared(written, Files(), BOOT)
     assert written.read_bytes() == data
 
