@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from framework.log.appended import APPENDED_MAGIC, last_second
 from framework.log.codec import StoredRecord, decode, rewrite
 from framework.log.errors import Damaged
 from framework.log.files import Files
 from framework.log.header import CONTROL, DELETE_HORIZON, HEADER_BYTES, Header, fault, read_header
 from framework.log.manifest import Manifest, SegmentRow
-from framework.log.segment import APPENDED_MAGIC, FILE_SUFFIXES, Segment, last_second
+from framework.log.segment import FILE_SUFFIXES, Segment
 from framework.log.segments import Segments
 from framework.log.settings import TopicSettings
 

@@ -35,7 +35,7 @@ from framework.log.partition import Partition, Place
 from framework.log.reader import Reader
 from framework.log.sending import Producer
 from framework.log.settings import TopicSettings
-from framework.log.shared import DELETED, close_shared, open_shared
+from framework.log.shared import close_shared, is_deleted, open_shared
 from framework.log.writer import MAX_OPEN_WRITERS, OpenWriters
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Log:
     def _finish_deletions(self) -> None:
         """Who marks slots as deleted holds the catalogue's lock until the catalogue says so too, or was killed."""
         for topic in list(self._catalogue.topics().values()):
-            if any(self.shared.flags(slot) & DELETED for slot in topic.slots):
+            if any(is_deleted(self.shared.flags(slot)) for slot in topic.slots):
                 with suppress(UnknownTopic):  # Somebody else has just finished it.
                     self._delete(topic.name, topic.id)
 

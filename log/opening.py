@@ -14,7 +14,7 @@ from framework.log.files import Files
 from framework.log.machine import FOREIGN, mount_of
 from framework.log.manifest import Manifest
 from framework.log.recovery import rebuild_partition, recover_partition, remove_garbage
-from framework.log.shared import DAMAGED, DELETED, FAILED, Shared
+from framework.log.shared import DAMAGED, FAILED, Shared, is_usable
 
 UNSAFE_VARIABLE = "FRAMEWORK_UNSAFE_FILESYSTEM"
 logger = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ class Opening:
     def unsynced(self) -> Iterator[tuple[TopicInfo, int]]:
         """The partitions whose writer may have been killed between write and sync."""
         for topic, number, slot in self._partitions():
-            bad = self._shared.flags(slot) & (FAILED | DAMAGED | DELETED)
-            if self._shared.written_offset(slot) > self._shared.durable_offset(slot) and not bad:
+            written, durable = self._shared.written_offset(slot), self._shared.durable_offset(slot)
+            if written > durable and is_usable(self._shared.flags(slot)):
                 yield topic, number
 
     def _partitions(self) -> Iterator[tuple[TopicInfo, int, int]]:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from framework.log.appended import append_times
 from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.clock import Clock
 from framework.log.compaction import Compacted, Compactor, Dirt, compact, dirt_of
@@ -29,9 +30,9 @@ from framework.log.locks import PARTITION_LOCK
 from framework.log.manifest import Manifest
 from framework.log.producers import FoldedProducers, Producers
 from framework.log.retention import segments_to_remove
-from framework.log.segment import Segment, append_times, begin_segment
+from framework.log.segment import Segment, begin_segment
 from framework.log.segments import Segments
-from framework.log.shared import DAMAGED, DELETED, FAILED, Mark, Shared
+from framework.log.shared import DAMAGED, DELETED, FAILED, Mark, Shared, is_deleted, is_usable
 from framework.log.writer import ActiveWriter, OpenWriters, Writer
 
 Placed = tuple[bytearray, int, int, int]
@@ -114,7 +115,7 @@ class Partition:
 
     def check_exists(self) -> None:
         """Raise `UnknownTopic` if the topic has been deleted."""
-        if self._shared.flags(self.slot) & DELETED:
+        if is_deleted(self._shared.flags(self.slot)):
             raise UnknownTopic(f"topic {self.topic.name!r} has been deleted")
 
     # What the committer does.
@@ -172,7 +173,7 @@ class Partition:
     def retain(self) -> int:
         """Remove the closed segments that retention does not keep; the log start."""
         with self._locked():
-            if self._shared.flags(self.slot) & (FAILED | DELETED | DAMAGED) or self._segments.manifest() is None:
+            if not is_usable(self._shared.flags(self.slot)) or self._segments.manifest() is None:
                 return self.log_start
             self._refresh_topic()
             writer, mark = self._attach_writer()
@@ -213,7 +214,7 @@ class Partition:
             Stopped: *stop* said so.
         """
         with self._locked():
-            if self._shared.flags(self.slot) & (FAILED | DELETED | DAMAGED) or self._segments.reread() is None:
+            if not is_usable(self._shared.flags(self.slot)) or self._segments.reread() is None:
                 return Compacted()
             self._refresh_topic()
         compactor = Compactor(self.directory, self.topic.settings, self._files, self._clock.now_ms(), stop)
@@ -369,7 +370,7 @@ class Partition:
         mark = self._shared.written(self.slot)
         producers = self._producers_at(mark, writer)
         second, expiration_ms = self._shared.append_second(self.slot), self.topic.settings.producer_id_expiration_ms
-        producers.expire(append_times(writer.segment.appended_path), second, expiration_ms)
+        producers.expire(append_times(writer.segment.appended_path.read_bytes()), second, expiration_ms)
         # Whoever syncs the new segment later says that everything below it is on disk too.
         try:
             writer.sync(second)

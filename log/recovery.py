@@ -14,13 +14,14 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from framework.log.appended import APPENDED_MAGIC, ENTRY_BYTES, entry_at, first_second, last_second, pack_entry
 from framework.log.catalogue import TopicInfo
 from framework.log.errors import Damaged
 from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, fault, read_header
 from framework.log.manifest import Manifest, SegmentRow
 from framework.log.producers import Producers
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, begin_segment, first_second, last_second
+from framework.log.segment import Segment, begin_segment
 from framework.log.shared import Mark, Shared
 
 _CHUNK_BYTES = 4 << 20
@@ -118,7 +119,7 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     second = shared.append_second(slot)
     for path, content, position in (
         (new.path, data, 0),
-        (new.appended_path, ENTRY.pack(second, durable.offset) if data else b"", len(APPENDED_MAGIC)),
+        (new.appended_path, pack_entry(second, durable.offset) if data else b"", len(APPENDED_MAGIC)),
     ):
         fd = files.open(path)
         try:
@@ -173,11 +174,9 @@ def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: File
         if data[: len(APPENDED_MAGIC)] != APPENDED_MAGIC:
             data, size = APPENDED_MAGIC, -1
         second, base, keep = 0, active.base_offset, len(APPENDED_MAGIC)
-        while keep + ENTRY.size <= len(data):
-            try_second, base_offset = ENTRY.unpack_from(data, keep)
-            if not base <= base_offset < end or try_second < max(second, 1):
-                break  # Of a batch that is gone, or zeros where an entry was not yet on disk.
-            second, base, keep = try_second, base_offset, keep + ENTRY.size
+        # One may be of a batch that is gone, or not have been on the disk yet.
+        while (entry := entry_at(data, keep)) and base <= entry[1] < end and entry[0] >= second:
+            second, base, keep = *entry, keep + ENTRY_BYTES
         if keep != size:
             files.truncate(fd, keep)
             files.pwrite(fd, data[:keep], 0)
@@ -195,7 +194,7 @@ def _restore_first_time(appended: Path, base_offset: int, end: int, second: int,
     try:
         # No earlier than the batches before it; no later than the file's last change, which a power cut leaves alone.
         second = second or int(appended.with_suffix(".log").stat().st_mtime)
-        files.pwrite(fd, ENTRY.pack(second, base_offset), len(APPENDED_MAGIC))
+        files.pwrite(fd, pack_entry(second, base_offset), len(APPENDED_MAGIC))
         files.fdatasync(fd)
     finally:
         files.close(fd)

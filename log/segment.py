@@ -3,34 +3,30 @@
     log      = batch*                                        `<base>.<generation>.log`, see `header`
     index    = "FWINDEX1" crc32c:u32 count:u32 size:i64 max_timestamp:i64 row*     `<base>.<generation>.index`
     row      = offset:i64 position:i64 max_timestamp:i64     one every `index.interval.bytes`, big-endian
-    appended = "FWAPPND1" entry*                             `<base>.<generation>.appended`
-    entry    = second:u64 base_offset:u64                    one when the append second changes, big-endian
 
 The index can be rebuilt by walking the headers, and for the active segment it exists in memory only: two
-processes that append would otherwise have to share an index file too. `appended` cannot be rebuilt (a batch
-holds its producers' time, not the log's); it is data, and is synced with the batches.
+processes that append would otherwise have to share an index file too. Beside the two stand the append times
+(`appended`) and what producers had sent when the segment began (`producers`).
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from contextlib import suppress
 from pathlib import Path
 
 from fastcrc import crc32
 
+from framework.log.appended import APPENDED_MAGIC
 from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, Header, read_header, walk
 from framework.log.manifest import SegmentRow
 from framework.log.producers import Producers
 
 FILE_SUFFIXES = (".log", ".index", ".appended", ".producers")
-INDEX_MAGIC, APPENDED_MAGIC = b"FWINDEX1", b"FWAPPND1"
-ENTRY = struct.Struct(">QQ")
+INDEX_MAGIC = b"FWINDEX1"
 _WALK_BYTES = 1 << 20
 _INDEX_HEAD = struct.Struct(">8sII")
 
@@ -153,37 +149,3 @@ def begin_segment(files: Files, segment: Segment, producers: Producers) -> None:
         finally:
             files.close(fd)
     producers.write(files, segment.producers_path)  # This also makes the two names durable.
-
-
-def first_second(appended: Path) -> int | None:
-    """When the first batch of a segment was appended, by its file of append times; None if there is none."""
-    with suppress(FileNotFoundError), appended.open("rb") as file:
-        head = file.read(len(APPENDED_MAGIC) + ENTRY.size)
-        if len(head) == len(APPENDED_MAGIC) + ENTRY.size:
-            return int(ENTRY.unpack_from(head, len(APPENDED_MAGIC))[0])
-    return None
-
-
-def last_second(appended: Path) -> int:
-    """When the last batch of a segment was appended: there is an entry whenever the second changes; 0 without any."""
-    with suppress(FileNotFoundError), appended.open("rb") as file:
-        entries = (file.seek(0, os.SEEK_END) - len(APPENDED_MAGIC)) // ENTRY.size
-        if entries > 0:
-            file.seek(len(APPENDED_MAGIC) + (entries - 1) * ENTRY.size)
-            return int(ENTRY.unpack(file.read(ENTRY.size))[0])
-    return 0
-
-
-def append_times(appended: Path) -> list[tuple[int, int]]:
-    """(second, base offset) of every entry of a file of append times."""
-    return _entries(appended.read_bytes())
-
-
-def first_offset_at_second(entries: bytes, second: int) -> int | None:
-    """The first offset appended at or after *second*, by a file of append times; None if there is none."""
-    return next((base_offset for at_second, base_offset in _entries(entries) if at_second >= second), None)
-
-
-def _entries(data: bytes) -> list[tuple[int, int]]:
-    body = memoryview(data)[len(APPENDED_MAGIC) :]
-    return list(ENTRY.iter_unpack(body[: len(body) - len(body) % ENTRY.size]))

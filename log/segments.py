@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from framework.log.appended import last_second
 from framework.log.catalogue import TopicInfo
 from framework.log.errors import Damaged, OffsetOutOfRange
 from framework.log.files import Files
 from framework.log.manifest import Manifest, SegmentRow
 from framework.log.retention import ClosedSegment
-from framework.log.segment import FILE_SUFFIXES, Segment, last_second
+from framework.log.segment import FILE_SUFFIXES, Segment
 from framework.log.shared import Shared
 
 

@@ -38,7 +38,8 @@ PAGE_BYTES = 4096
 SLOT_BYTES = 128
 SLOTS_STEP = 256
 
-IN_USE, FAILED, DELETED, DAMAGED = 1, 2, 4, 8
+IN_USE, FAILED, DAMAGED, DELETED = 1, 2, 8, 0xDE1E7ED0
+"""Flags of a slot. What is deleted is gone, so that one is many bits: a flipped one must not do it."""
 _MAGIC = int.from_bytes(b"framelog", sys.byteorder)
 _WORD, _MARK = struct.Struct("=Q"), struct.Struct("=4Q")
 POSITION_MASK = (1 << 32) - 1
@@ -54,6 +55,16 @@ class Mark(NamedTuple):
     offset: int
     position: int
     segment: int
+
+
+def is_deleted(flags: int) -> bool:
+    """Whether a topic with these *flags* has been deleted."""
+    return flags & DELETED == DELETED
+
+
+def is_usable(flags: int) -> bool:
+    """Whether a partition with these *flags* takes appends and upkeep."""
+    return not flags & (FAILED | DAMAGED) and not is_deleted(flags)
 
 
 def sealed(mark: Mark, second: int = 0) -> int:

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from framework.log.appended import APPENDED_MAGIC, ENTRY_BYTES, entry_at
 from framework.log.catalogue import TopicInfo, read_catalogue
 from framework.log.codec import decode
 from framework.log.errors import NoDataDirectory, UnknownTopic
@@ -34,8 +35,8 @@ from framework.log.outside import (
     read_soundly,
 )
 from framework.log.producers import TASK_PRODUCER_BIT, Producers
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment
-from framework.log.shared import DAMAGED, DELETED, FAILED, IN_USE, PAGE_BYTES, SLOT_BYTES, Mark
+from framework.log.segment import Segment
+from framework.log.shared import DAMAGED, FAILED, IN_USE, PAGE_BYTES, SLOT_BYTES, Mark, is_deleted
 
 
 class Verification:
@@ -107,7 +108,7 @@ class PartitionCheck:
             yield self._shared_finding(slot)
         else:
             self._slot = slot
-        if self._slot.flags & DELETED and run.shared.in_use:
+        if is_deleted(self._slot.flags) and run.shared.in_use:
             return
         if isinstance(manifest, str):
             if manifest != MISSING or self._slot.written.offset or log_bytes(self.directory):
@@ -122,7 +123,7 @@ class PartitionCheck:
             found = list(self._check_segment(at))
             if found:
                 now, then = self._read_both(path)
-                if not isinstance(then, str) and then.flags & DELETED:
+                if not isinstance(then, str) and is_deleted(then.flags):
                     return
                 if not isinstance(now, str) and row.generation not in {kept.generation for kept in now.segments}:
                     continue
@@ -286,8 +287,14 @@ class PartitionCheck:
             return
         before = last = (0, base - 1)
         dense, trusted, slot = not segment.compacted, self._run.shared.trusted, self._slot
-        for position in range(len(APPENDED_MAGIC), len(data) - ENTRY.size + 1, ENTRY.size):
-            second, offset = ENTRY.unpack_from(data, position)
+        for position in range(len(APPENDED_MAGIC), len(data) - ENTRY_BYTES + 1, ENTRY_BYTES):
+            entry = entry_at(data, position)
+            if entry is None:
+                torn_write = not closed and position + ENTRY_BYTES >= len(data)
+                if not torn_write:
+                    yield Finding(path, "an entry has a wrong checksum", position, last[1])
+                return
+            second, offset = entry
             if offset >= end and (offset == end or not closed):
                 break  # Of a write that was killed, or is not durable yet.
             if offset != last[1]:  # Else that write was killed, and the next one began at the same offset.
@@ -297,7 +304,7 @@ class PartitionCheck:
                 yield Finding(path, text, position, offset)
                 return
             last = (second, offset)
-        torn = (len(data) - len(APPENDED_MAGIC)) % ENTRY.size
+        torn = (len(data) - len(APPENDED_MAGIC)) % ENTRY_BYTES
         if needed and base > last[1] and dense:
             yield Finding(path, "has no entry for the first batch", len(data) - torn, base)
         elif trusted and not closed and base < end == slot.written.offset and last[0] < slot.second:

@@ -6,9 +6,10 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
+from framework.log.appended import APPENDED_MAGIC, ENTRY_BYTES, entry_at, first_second, pack_entry
 from framework.log.errors import Damaged
 from framework.log.files import Files
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, first_second
+from framework.log.segment import Segment
 
 MAX_OPEN_WRITERS = 256
 """How many partitions a process keeps open for appending, with two files each."""
@@ -65,17 +66,18 @@ class Writer:
         size = end = self._files.size(self._appended_fd)
         if end < len(APPENDED_MAGIC):
             raise Damaged(f"{self.segment.appended_path} is {end} bytes long, too few for its magic number")
-        end -= (end - len(APPENDED_MAGIC)) % ENTRY.size  # A torn entry is written over.
-        while end > len(APPENDED_MAGIC) and self._base_offset_at(end - ENTRY.size) >= base_offset:
-            end -= ENTRY.size  # And one of a batch whose writer was killed before it published it.
-        self._files.pwrite(self._appended_fd, ENTRY.pack(second, base_offset), end)
-        if size > end + ENTRY.size:
-            self._files.truncate(self._appended_fd, end + ENTRY.size)
+        end -= (end - len(APPENDED_MAGIC)) % ENTRY_BYTES  # A torn entry is written over.
+        while end > len(APPENDED_MAGIC) and self._base_offset_at(end - ENTRY_BYTES) >= base_offset:
+            end -= ENTRY_BYTES  # And one of a batch whose writer was killed before it published it.
+        self._files.pwrite(self._appended_fd, pack_entry(second, base_offset), end)
+        if size > end + ENTRY_BYTES:
+            self._files.truncate(self._appended_fd, end + ENTRY_BYTES)
         if self.first_second is None:
             self.first_second = second
 
     def _base_offset_at(self, position: int) -> int:
-        return int(ENTRY.unpack(self._files.pread(self._appended_fd, ENTRY.size, position))[1])
+        entry = entry_at(self._files.pread(self._appended_fd, ENTRY_BYTES, position), 0)
+        return entry[1] if entry else -1
 
     def sync(self, append_second: int) -> None:
         """Bring both files to disk; the second one has changed only if *append_second* has."""

@@ -15,12 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from framework.log import Files, Log, NewRecord, Partition, TopicSettings, decode, encode
+from framework.log import Files, Log, NewRecord, Partition, TopicSettings, appended, decode, encode
 from framework.log.committer import Append
 from framework.log.errors import UnknownTopic
 from framework.log.header import CRC_START, Header, read_header
 from framework.log.producers import TASK_PRODUCER_BIT
-from framework.log.segment import APPENDED_MAGIC, ENTRY
 
 SMALL = TopicSettings(segment_bytes=4096, index_interval_bytes=512, max_message_bytes=1 << 20)
 Key = tuple[str, int]
@@ -338,9 +337,9 @@ def append_times(partition: Partition) -> list[tuple[int, int]]:
     """Offset and second of every entry."""
     rows: list[tuple[int, int]] = []
     for segment in partition.segments():
-        data = segment.appended_path.read_bytes()[len(APPENDED_MAGIC) :]
+        data = segment.appended_path.read_bytes()
         begin = len(rows)
-        rows += [(base, second) for second, base in ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size])]
+        rows += [(base, second) for second, base in appended.append_times(data)]
         if any(base < segment.base_offset for base, _ in rows[begin:]):
             raise Violation("append times", f"{partition.name}: {rows[begin:]} in the segment at {segment.base_offset}")
     if rows != sorted(rows) or [second for _, second in rows] != sorted(second for _, second in rows):

@@ -340,7 +340,6 @@ def test_a_file_cut_short_or_gone_is_never_read_as_data(
     report(f"{count} cuts")
 
 
-@pytest.mark.xfail(reason="entries of append times have no checksum", strict=True)
 def test_a_flipped_bit_of_append_times_makes_no_segment_old(tiny: Tiny, seed: int) -> None:
     """Retention goes by them, and removes what it takes for old."""
     removed = []

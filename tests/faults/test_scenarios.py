@@ -32,10 +32,10 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from framework.log import Cursor, Range, TopicSettings, decode
+from framework.log.appended import APPENDED_MAGIC, ENTRY_BYTES, append_times
 from framework.log.errors import Damaged
 from framework.log.header import CONTROL, checksum
 from framework.log.producers import TASK_PRODUCER_BIT
-from framework.log.segment import APPENDED_MAGIC, ENTRY
 from framework.log.verify import Verification
 from tests.faults.crash_files import CrashFiles, watched_stores
 from tests.faults.log_disk import materialize
@@ -164,8 +164,7 @@ def test_f08_append_times_do_not_go_back_when_the_clock_is_wrong_after_a_power_c
     with DirectLog(tmp_path / "after" / "data", clock=clock) as log:
         assert [segment.base_offset for segment in the(log).segments()] == [0, 1]
         log.commit(the(log), [batch(b"next")])
-        entries = the(log).segments()[-1].appended_path.read_bytes()[len(APPENDED_MAGIC) :]
-        assert list(ENTRY.iter_unpack(entries)) == [(late, 1)]
+        assert append_times(the(log).segments()[-1].appended_path.read_bytes()) == [(late, 1)]
 
 
 def test_f08_zeros_in_place_of_an_entry_are_no_append_time(tmp_path: Path) -> None:
@@ -175,13 +174,13 @@ def test_f08_zeros_in_place_of_an_entry_are_no_append_time(tmp_path: Path) -> No
         log.create_topic("t", 1)
         log.commit(the(log), [batch(b"first")])
         path = the(log).segments()[-1].appended_path
-    path.write_bytes(APPENDED_MAGIC + bytes(ENTRY.size))
+    path.write_bytes(APPENDED_MAGIC + bytes(ENTRY_BYTES))
     page = bytearray((root / "shared").read_bytes())
     page[16:32] = b"an earlier boot!"
     (root / "shared").write_bytes(page)
     with DirectLog(root, clock=clock) as log:
         assert read_all(log) == [b"first"]
-        [entry] = ENTRY.iter_unpack(path.read_bytes()[len(APPENDED_MAGIC) :])
+        [entry] = append_times(path.read_bytes())
         assert entry == (int(the(log).segments()[-1].path.stat().st_mtime), 0), "the file's last change"
 
 

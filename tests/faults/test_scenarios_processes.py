@@ -300,7 +300,7 @@ def test_f15_a_directory_that_is_open_under_another_kernel_is_refused(
     child = start(HELD + "say('open')\nhear()\nsay(log.append(partition, batches(b'more')).result(60))", path)
     assert child.hear() == "open"
     log.close()
-    monkeypatch.setattr("framework.log.log._boot_id", lambda: uuid.uuid4().bytes)
+    monkeypatch.setattr("framework.log.log.boot_id", lambda: uuid.uuid4().bytes)
     with pytest.raises(Conflict, match="open under another boot id"):
         Log(path)
     child.say()

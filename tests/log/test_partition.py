@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from framework.log import Files, NewRecord, TopicSettings, encode
+from framework.log.appended import first_offset_at_second
 from framework.log.errors import Damaged, Error, OffsetOutOfRange, UnknownPartition
 from framework.log.manifest import Manifest
-from framework.log.segment import first_offset_at_second
 
 SMALL = TopicSettings(segment_bytes=4096, index_interval_bytes=512)
 TASK: dict[str, Any] = {"producer_id": 1 << 62 | 9, "producer_epoch": 0}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from framework.log import Log, NewRecord, Partition, TopicSettings, encode
+from framework.log.appended import APPENDED_MAGIC, pack_entry
 from framework.log.errors import Damaged
 from framework.log.header import walk
 from framework.log.manifest import Manifest
-from framework.log.segment import APPENDED_MAGIC, ENTRY
 
 SMALL = TopicSettings(segment_bytes=4096, index_interval_bytes=512)
 
@@ -250,11 +250,11 @@ def test_append_times_of_batches_that_are_gone_are_removed(
         file.truncate(file.seek(0, 2) - 80)
     reboot()
     with open_log(clock=clock) as log:
-        kept = APPENDED_MAGIC + ENTRY.pack(start, 0)
+        kept = APPENDED_MAGIC + pack_entry(start, 0)
         assert path.read_bytes() == kept
         assert log.shared.append_second(the(log).slot) == start
         append(log, the(log), b"new")
-        assert path.read_bytes() == kept + ENTRY.pack(start + 2, 1)
+        assert path.read_bytes() == kept + pack_entry(start + 2, 1)
 
 
 def test_append_times_that_were_lost_altogether_begin_anew(
@@ -266,7 +266,7 @@ def test_append_times_that_were_lost_altogether_begin_anew(
         reboot()
         with open_log():
             written = int(file_of(directory, ".log").stat().st_mtime)
-            assert file_of(directory, ".appended").read_bytes() == APPENDED_MAGIC + ENTRY.pack(written, 0)
+            assert file_of(directory, ".appended").read_bytes() == APPENDED_MAGIC + pack_entry(written, 0)
 
 
 def test_recovery_syncs_what_it_keeps_before_it_says_so(

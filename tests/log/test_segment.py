@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework.log import Files
+from framework.log.appended import APPENDED_MAGIC, first_offset_at_second, pack_entry
 from framework.log.codec import NewRecord, encode
 from framework.log.header import set_base_offset
 from framework.log.manifest import SegmentRow
-from framework.log.segment import APPENDED_MAGIC, ENTRY, Segment, first_offset_at_second
+from framework.log.segment import Segment
 
 INTERVAL = 512
 BASE = 1000
@@ -190,7 +191,7 @@ def test_the_first_offset_of_a_second_is_the_first_appended_then_or_later(
     for waited, records in steps:
         at, offset = at + waited, offset + records
         entries.append((at, offset))
-    data = APPENDED_MAGIC + b"".join(ENTRY.pack(*entry) for entry in entries) + struct.pack(">Q", 0)[:8] * 2
+    data = APPENDED_MAGIC + b"".join(pack_entry(*entry) for entry in entries) + struct.pack(">Q", 0)[:8] * 2
     data = data[: len(data) - 16 + torn]
     expected = next((base for when, base in entries if when >= second), None)
     assert first_offset_at_second(data, second) == expected
