@@ -26,11 +26,11 @@ def lz4_frame(data: bytes, *, linked: bool = False, content_size: bool = False, 
 def zstd_stream(data: bytes, *, pieces: int = 3) -> bytes:
     """A frame that was streamed in so many *pieces*, and so does not say how long its content is."""
     compressor = cramjam.zstd.Compressor(level=3)
-    step = max(1, -(-len(data) // pieces))
+    step, sent = max(1, -(-len(data) // pieces)), b""
     for at in range(0, len(data), step):
         compressor.compress(bytes(data[at : at + step]))
-        compressor.flush()
-    return bytes(compressor.finish())
+        sent += bytes(compressor.flush())
+    return sent + bytes(compressor.finish())
 
 
 def snappy_block(data: bytes) -> bytes:
