@@ -26,9 +26,17 @@ from tests.log.compacted_log import (
     open_quiet,
     put,
     records_of,
+    scratch,
     until,
 )
 from tests.log.conftest import TIMEOUT_S, Child, FaultyFiles, ManualClock
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the data directory of a test is, in memory if that can be: no disk is under test."""
+    with scratch() as path:
+        yield path
 
 
 @pytest.fixture

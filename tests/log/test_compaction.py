@@ -42,6 +42,13 @@ HOUR_MS = 3600 * 1000
 
 
 @pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the data directory of a test is, in memory if that can be: no disk is under test."""
+    with scratch() as path:
+        yield path
+
+
+@pytest.fixture
 def log(directory: Path, clock: ManualClock) -> Iterator[Log]:
     """A log that compacts only when it is told to."""
     with open_quiet(directory, clock) as log:

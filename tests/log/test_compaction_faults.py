@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ from tests.log.compacted_log import (
 from tests.log.conftest import FaultyFiles, ManualClock
 
 DISK_REFUSES = OSError(errno.EIO, "Input/output error")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the data directory of a test is, in memory if that can be: no disk is under test."""
+    with scratch() as path:
+        yield path
 
 
 class Killed(BaseException):

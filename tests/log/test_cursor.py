@@ -12,11 +12,18 @@ import pytest
 from framework.log import Log, NewRecord, Partition, TopicSettings, encode
 from framework.log.clock import EPOCH
 from framework.log.errors import OffsetOutOfRange, UnknownPartition, UnknownTopic
-from tests.log.compacted_log import fill, keyed, make, offsets_of, open_quiet, put
+from tests.log.compacted_log import fill, keyed, make, offsets_of, open_quiet, put, scratch
 from tests.log.conftest import ManualClock
 
 MINUTE_MS = 60_000
 SMALL = TopicSettings(segment_bytes=4096, index_interval_bytes=512)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the data directory of a test is, in memory if that can be: no disk is under test."""
+    with scratch() as path:
+        yield path
 
 
 @pytest.fixture

@@ -11,10 +11,17 @@ from typing import Any
 
 import pytest
 
-from framework.log import Follower, Log, Partition
+from framework.log import Follower, Log, Partition, TopicSettings
 from framework.log.errors import OffsetOutOfRange, UnknownTopic
-from tests.log.compacted_log import fill, keyed, make, open_quiet, put
+from tests.log.compacted_log import fill, keyed, make, open_quiet, put, scratch
 from tests.log.conftest import Child
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the data directory of a test is, in memory if that can be: no disk is under test."""
+    with scratch() as path:
+        yield path
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def test_it_begins_where_it_is_told_and_goes_on(log: Log) -> None:
 def test_it_ends_when_there_was_no_record_for_the_timeout_whatever_else_rings(log: Log) -> None:
     """Appends to other topics ring the same bell."""
     topic(log)
-    noisy = log.partition(log.create_topic("noise", 1), 0)
+    noisy = log.partition(log.create_topic("noise", 1, TopicSettings(durability="os")), 0)
     quiet, stop = monotonic(), threading.Event()
 
     def make_noise() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,17 @@ from framework.log.machine import mount_of
 from framework.log.opening import UNSAFE_VARIABLE
 from framework.log.shared import DAMAGED
 from framework.log.verify import Verification
+from tests.log.compacted_log import scratch
 
 SMALL = TopicSettings(segment_bytes=4096)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the data directory of a test is, in memory if that can be: no disk is under test."""
+    with scratch() as path:
+        yield path
+
 
 # File systems.
 
