@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
 from datetime import timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -41,7 +43,7 @@ class FollowedRecords(Generic[V, K]):
             for partition, stored in follower:
                 yield self._decoded(partition, stored)
 
-    async def __aiter__(self) -> AsyncIterator[Record[V, K]]:
+    async def __aiter__(self) -> AsyncGenerator[Record[V, K], None]:
         """The records; waits for the next one.
 
         Raises:
@@ -49,13 +51,21 @@ class FollowedRecords(Generic[V, K]):
             OffsetOutOfRange: Retention was faster.
         """
         with self._open_follower() as follower, _Rung(follower) as rung:
+            timeout_s = self._timeout_s
+            deadline = None if timeout_s is None else monotonic() + timeout_s
             while True:
                 rung.clear()
                 records = follower.take_nowait()
                 for partition, stored in records:
                     yield self._decoded(partition, stored)
-                if not records and not await rung.wait(self._timeout_s):
+                if records:
+                    deadline = None if timeout_s is None else monotonic() + timeout_s
+                    continue
+                # The doorbell rings for other topics too, so it is no sign of a record.
+                left = None if deadline is None else deadline - monotonic()
+                if left is not None and left <= 0:
                     return
+                await rung.wait(left)
 
     def _decoded(self, partition: Partition, stored: StoredRecord) -> Record[V, K]:
         value: Any = None
@@ -82,11 +92,12 @@ class Follow(Generic[V]):
         """The values without tombstones; blocks until the next one comes."""
         return (record.value for record in self._records if record.value is not None)
 
-    async def __aiter__(self) -> AsyncIterator[V]:
+    async def __aiter__(self) -> AsyncGenerator[V, None]:
         """The values without tombstones; waits for the next one."""
-        async for record in self._records:
-            if record.value is not None:
-                yield record.value
+        async with aclosing(self._records.__aiter__()) as records:
+            async for record in records:
+                if record.value is not None:
+                    yield record.value
 
 
 class _Rung:
@@ -108,17 +119,14 @@ class _Rung:
         """Forget the rings so far."""
         self._rung.clear()
 
-    async def wait(self, timeout_s: float | None) -> bool:
-        """Whether it has rung, or may have, within *timeout_s* seconds."""
+    async def wait(self, timeout_s: float | None) -> None:
+        """Return when it has rung, or may have, or after *timeout_s* seconds."""
         if self._doorbell.polls:
-            await asyncio.sleep(POLL_S)
-            return True
-        try:
+            await asyncio.sleep(POLL_S if timeout_s is None else min(POLL_S, timeout_s))
+            return
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._rung.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _ring(self) -> None:
         self._doorbell.drain()

@@ -27,6 +27,7 @@ class Cleaner:
         self._waiting: dict[Partition, None] = {}
         self._changed, self._compacting = threading.Condition(), threading.Lock()
         self._closing = False
+        self._at_work = 0  # Whoever compacts in a thread of their own needs the shared file to the end.
         self._thread: threading.Thread | None = None
 
     def submit(self, partition: Partition) -> None:
@@ -38,7 +39,7 @@ class Cleaner:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            self._changed.notify_all()
 
     def compact(self, partitions: Iterable[Partition], *, force: bool = False) -> Compacted | int:
         """Compact *partitions* now, in the caller's thread; the pid of another process that is at it already.
@@ -48,25 +49,38 @@ class Cleaner:
             Stopped: The log was closed meanwhile.
             OSError: The disk refuses.
         """
-        with self._compacting:
-            holder = self._shared.try_own(COMPACTION_LOCK)
-            if holder is not None:
-                return holder
-            try:
-                done = Compacted()
-                for partition in partitions:
-                    done += partition.compact(force=force, stop=lambda: self._closing)
-                return done
-            finally:
-                self._shared.disown(COMPACTION_LOCK)
+        with self._changed:
+            if self._closing:
+                raise Stopped
+            self._at_work += 1
+        try:
+            with self._compacting:
+                return self._compact(partitions, force=force)
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
 
     def close(self) -> None:
-        """End the compaction that is going on, and the thread."""
+        """End the compactions that are going on, wait for that, and end the thread."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._at_work)
         if self._thread is not None:
             self._thread.join()
+
+    def _compact(self, partitions: Iterable[Partition], *, force: bool) -> Compacted | int:
+        holder = self._shared.try_own(COMPACTION_LOCK)
+        if holder is not None:
+            return holder
+        try:
+            done = Compacted()
+            for partition in partitions:
+                done += partition.compact(force=force, stop=lambda: self._closing)
+            return done
+        finally:
+            self._shared.disown(COMPACTION_LOCK)
 
     def _run(self) -> None:
         while True:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from framework.log.appended import APPENDED_MAGIC, last_second
+from framework.log.appended import APPENDED_MAGIC, ENTRY_BYTES, last_second
 from framework.log.codec import StoredRecord, decode, rewrite
 from framework.log.errors import Damaged
 from framework.log.files import Files
@@ -79,7 +79,8 @@ def dirt_of(directory: Path, manifest: Manifest, settings: TopicSettings, now_s:
     end_offset = manifest.segments[0].base_offset
     for row, behind in pairwise(manifest.segments):
         appended_s = last_second(directory / f"{row.stem}.appended") or now_s
-        if (now_s - appended_s) * 1000 < settings.min_compaction_lag_ms:
+        # Without a lag the clock has no say: it may have been set back since.
+        if 0 < settings.min_compaction_lag_ms > (now_s - appended_s) * 1000:
             break
         rows.append(row)
         end_offset = behind.base_offset
@@ -107,27 +108,49 @@ def compact(
         groups = compactor.groups(dirt)
         # Nobody else may use these generations, although no manifest names them yet.
         segments.replace(manifest.reserving(len(groups)))
-    keys, end_offset = compactor.map_keys(dirt, manifest.compacted_to)
-    done = Compacted()
-    for generation, rows in enumerate(groups, manifest.next_generation):
-        made = compactor.copy(rows, generation, keys, end_offset)
-        if made is None:
-            continue
-        try:
-            with locked():
-                there = segments.put_compacted(rows, made)
-        except BaseException:
-            compactor.remove(made)
-            raise
-        if not there:  # Retention was faster; what is left comes next time.
-            compactor.remove(made)
-            return done
-        done += Compacted(len(rows), sum(row.size_bytes or 0 for row in rows) - (made.size_bytes or 0))
+    done, rows = Compacted(), dirt.rows
+    try:
+        keys, end_offset = compactor.map_keys(dirt, manifest.compacted_to)
+        for generation, rows in enumerate(groups, manifest.next_generation):
+            made = compactor.copy(rows, generation, keys, end_offset)
+            if made is None:
+                continue
+            there = _put(segments, compactor, locked, rows, made)
+            if not there:  # Retention was faster; what is left comes next time.
+                return done
+            done += Compacted(len(rows), sum(row.size_bytes or 0 for row in rows) - (made.size_bytes or 0))
+    except FileNotFoundError as error:
+        with locked():
+            there_now = segments.reread()
+        if there_now is not None and set(rows) <= set(there_now.segments):
+            raise Damaged(f"{error.filename} is missing, the manifest names it") from error
+        return done  # Retention was faster here too.
     with locked():
         manifest = segments.reread()
         if manifest is not None and manifest.compacted_to < end_offset:
             segments.replace(manifest.with_compacted_to(end_offset))
     return done
+
+
+def _put(
+    segments: Segments,
+    compactor: Compactor,
+    locked: Callable[[], AbstractContextManager[None]],
+    rows: tuple[SegmentRow, ...],
+    made: SegmentRow,
+) -> bool:
+    """Put *made* in the place of *rows*, if they are still there; otherwise, and where it fails, remove it."""
+    try:
+        with locked():
+            there = segments.put_compacted(rows, made)
+    except BaseException:
+        # The manifest may name it already: then only its sync, or the end of an old file, failed.
+        if not segments.names(made):
+            compactor.remove(made)
+        raise
+    if not there:
+        compactor.remove(made)
+    return there
 
 
 class Compactor:
@@ -193,8 +216,7 @@ class Compactor:
             if len(rows) == 1 and not changed:
                 self.remove(made)
                 return None
-            entries = b"".join(self._read(row, ".appended")[len(APPENDED_MAGIC) :] for row in rows)
-            self._write(segment.appended_path, APPENDED_MAGIC + entries)
+            self._write(segment.appended_path, APPENDED_MAGIC + b"".join(map(self._append_times, rows)))
             self._write(segment.producers_path, self._read(rows[0], ".producers"))
             self._files.replace(segment.index_path, segment.index_bytes())  # This makes all four names durable.
         except BaseException:
@@ -259,7 +281,10 @@ class Compactor:
             while position < size:
                 if self._stop():
                     raise Stopped
-                data = memoryview(self._files.pread(fd, min(chunk, size - position), position))
+                wanted = min(chunk, size - position)
+                data = memoryview(self._files.pread(fd, wanted, position))
+                if len(data) < wanted:
+                    raise Damaged(f"{path} ends at byte {position + len(data)}, it should have {size}")
                 at, chunk = 0, _CHUNK_BYTES
                 while len(data) - at >= HEADER_BYTES:
                     header = read_header(data, at)
@@ -270,11 +295,16 @@ class Compactor:
                         raise Damaged(f"{path} is damaged at byte {position + at}, near offset {offset}: {reason}")
                     yield header, data[at : at + header.size]
                     at, offset = at + header.size, header.next_offset
-                if at == 0 and chunk <= len(data):
-                    raise Damaged(f"{path} ends at byte {position + len(data)}, it should have {size}")
+                if at == 0 and chunk == _CHUNK_BYTES:  # And not because a batch is larger than that.
+                    raise Damaged(f"{path} is damaged at byte {position}: {wanted} bytes are no batch")
                 position += at
         finally:
             self._files.close(fd)
+
+    def _append_times(self, row: SegmentRow) -> bytes:
+        """The entries of *row*, without one at the end that a kill may have torn."""
+        entries = self._read(row, ".appended")[len(APPENDED_MAGIC) :]
+        return entries[: len(entries) - len(entries) % ENTRY_BYTES]
 
     def _read(self, row: SegmentRow, suffix: str) -> bytes:
         return (self._directory / f"{row.stem}{suffix}").read_bytes()
@@ -290,7 +320,7 @@ class Compactor:
 
     def remove(self, row: SegmentRow) -> None:
         """Unlink the files of *row*, a copy that nobody names."""
-        for suffix in FILE_SUFFIXES:
+        for suffix in (*FILE_SUFFIXES, ".index.tmp"):
             with suppress(FileNotFoundError):
                 self._files.unlink(self._directory / f"{row.stem}{suffix}")
 

@@ -28,6 +28,7 @@ MAX_UNCOMPRESSED_BYTES = 64 << 20
 _GZIP, _SNAPPY, _LZ4, _ZSTD = 1, 2, 3, 4
 _GZIP_LEVEL, _LZ4_LEVEL, _ZSTD_LEVEL = 6, 1, 3
 _SNAPPY_HEAD = b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1)
+_SNAPPY_MAGIC_BYTES = 8
 _SNAPPY_BLOCK_BYTES = 32 << 10
 _LENGTH = struct.Struct(">i")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
@@ -40,7 +41,7 @@ def compress(kind: int, data: bytes | bytearray | memoryview) -> bytes:
         return zlib.compress(data, _GZIP_LEVEL, _GZIP_WINDOW)
     if kind == _LZ4:
         compressor = cramjam.lz4.Compressor(level=_LZ4_LEVEL, content_checksum=False, block_linked=False)
-        compressor.compress(data)
+        compressor.compress(bytes(data))  # It takes nothing else.
         return bytes(compressor.finish())
     if kind == _ZSTD:
         return bytes(cramjam.zstd.compress(data, level=_ZSTD_LEVEL))
@@ -81,21 +82,22 @@ def _decompress_gzip(data: memoryview, max_bytes: int) -> bytes:
 
 
 def _decompress_snappy(data: memoryview, max_bytes: int) -> bytes:
-    if data[: len(_SNAPPY_HEAD)] != _SNAPPY_HEAD:
-        return _decompress_block(data, data, max_bytes)
+    # Not its versions, which some clients write with the bytes the other way round.
+    if len(data) < len(_SNAPPY_HEAD) or data[:_SNAPPY_MAGIC_BYTES] != _SNAPPY_HEAD[:_SNAPPY_MAGIC_BYTES]:
+        return _decompress_block(data, max_bytes, data, max_bytes)
     parts, position, left = list[bytes](), len(_SNAPPY_HEAD), max_bytes
     while position < len(data):
         [size] = _LENGTH.unpack_from(data, position)
         position += _LENGTH.size
         if not 0 < size <= len(data) - position:
             raise Damaged(f"a block of {size} bytes does not fit in the {len(data) - position} bytes left")
-        parts.append(_decompress_block(data[position : position + size], data, left))
+        parts.append(_decompress_block(data[position : position + size], left, data, max_bytes))
         position, left = position + size, left - len(parts[-1])
     return b"".join(parts)
 
 
-def _decompress_block(block: memoryview, data: memoryview, max_bytes: int) -> bytes:
-    if cramjam.snappy.decompress_raw_len(block) > max_bytes:  # The block's first bytes say it.
+def _decompress_block(block: memoryview, left: int, data: memoryview, max_bytes: int) -> bytes:
+    if cramjam.snappy.decompress_raw_len(block) > left:  # The block's first bytes say it.
         raise _too_large(data, max_bytes)
     return bytes(cramjam.snappy.decompress_raw(block))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from framework.log.catalogue import TopicInfo
 from framework.log.codec import StoredRecord, decode
 from framework.log.doorbell import Doorbell
+from framework.log.errors import UnknownTopic
 from framework.log.partition import Partition
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class Follower:
         """How long iterating waits for a record before it ends; None waits for ever."""
         self._all = len(starts) == topic.partitions
         self._readers = [log.reader(log.partition(topic, number), start) for number, start in starts.items()]
-        self._catalogue_version = log.catalogue_version
+        self._catalogue_version = -1  # So it looks at least once: *topic* may be older than the catalogue by now.
+        self._pending = deque[tuple[Partition, StoredRecord]]()
         self.doorbell: Doorbell = log.doorbell()
         """Rings when there may be more."""
 
@@ -54,12 +57,18 @@ class Follower:
                 if left <= 0:
                     return
                 self.doorbell.wait(left)
-            yield from records
+            self._pending += records
+            while self._pending:  # Whoever stops in the middle goes on there.
+                yield self._pending.popleft()
 
     def take_nowait(self) -> list[tuple[Partition, StoredRecord]]:
         """What can be read now, at most one read of each partition."""
+        if self._pending:
+            taken = list(self._pending)
+            self._pending.clear()
+            return taken
         self._refresh()
-        taken = list[tuple[Partition, StoredRecord]]()
+        taken = []
         for reader in self._readers:
             first, limit = reader.offset, reader.partition.topic.settings.most_uncompressed_bytes
             for _, batch in reader.read().batches:
@@ -77,9 +86,11 @@ class Follower:
         version = self._log.catalogue_version
         if version == self._catalogue_version:
             return
-        self._catalogue_version = version
         topic = self._log.topic(self._topic.name)
-        if self._all and topic.id == self._topic.id:
+        if topic.id != self._topic.id:  # There is another one of its name.
+            raise UnknownTopic(f"topic {self._topic.name!r} has been deleted")
+        self._catalogue_version = version
+        if self._all:
             for number in range(len(self._readers), topic.partitions):
                 self._readers.append(self._log.reader(self._log.partition(topic, number), 0))
 

@@ -22,7 +22,7 @@ from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.cleaner import Cleaner
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.committer import Append, Committer
-from framework.log.compaction import Compacted
+from framework.log.compaction import Compacted, Stopped
 from framework.log.cursor import At, Cursor, Range, check_kept, resolve
 from framework.log.doorbell import Doorbell
 from framework.log.errors import Conflict, Error, InvalidSetting, LogClosed, UnknownPartition, UnknownTopic
@@ -180,10 +180,7 @@ class Log:
         try:
             for topic in self.topics().values():
                 for number in range(topic.partitions):
-                    partition = self.partition(topic, number)
-                    partition.retain()
-                    if topic.settings.compacts:
-                        self._cleaner.submit(partition)
+                    self._rolled(self.partition(topic, number))
         finally:
             self.shared.disown(RETENTION_LOCK)
 
@@ -194,10 +191,15 @@ class Log:
             InvalidSetting: Its `cleanup.policy` does not say compact.
             Conflict: Another process is compacting in this directory.
             Damaged: A batch is not what was appended.
+            LogClosed: It was closed meanwhile.
         """
         info = self.topic(topic)
         self.check_compacts(info)
-        done = self._cleaner.compact((self.partition(info, number) for number in range(info.partitions)), force=True)
+        partitions = [self.partition(info, number) for number in range(info.partitions)]
+        try:
+            done = self._cleaner.compact(partitions, force=True)
+        except Stopped:
+            raise LogClosed(f"the log in {self.path} was closed before {topic!r} was compacted") from None
         if not isinstance(done, Compacted):
             raise Conflict(f"process {done} is compacting in {self.path} just now; try again when it has finished")
         return done
@@ -284,7 +286,7 @@ class Log:
             OffsetOutOfRange: *start* is an offset that one of the *partitions* does not keep any more.
         """
         ranges = []
-        for partition in self._chosen(topic, partitions):
+        for partition in self._chosen(self.topic(topic), partitions):
             check_kept(partition, start)
             first, last = self.offset_of(partition, start), self.offset_of(partition, end)
             ranges.append(Range(partition, first, max(first, last)))
@@ -304,19 +306,19 @@ class Log:
             UnknownTopic, UnknownPartition: There is none.
             OffsetOutOfRange: *start* is an offset that one of the *partitions* does not keep any more.
         """
-        starts = {}
-        for partition in self._chosen(topic, partitions):
+        info, starts = self.topic(topic), dict[int, int]()
+        for partition in self._chosen(info, partitions):
             check_kept(partition, start)
             starts[partition.number] = self.offset_of(partition, start)
-        return Follower(self, self.topic(topic), starts, timeout_s=timeout_s)
+        return Follower(self, info, starts, timeout_s=timeout_s)
 
     def offset_of(self, partition: Partition, at: At) -> int:
         """The offset that *at* means in *partition*; one that it does not have is moved to its nearer end."""
         return resolve(self.reader, partition, at, self.clock)
 
-    def _chosen(self, name: str, partitions: Iterable[int] | None) -> list[Partition]:
-        topic = self.topic(name)
-        return [self.partition(topic, number) for number in (partitions or range(topic.partitions))]
+    def _chosen(self, topic: TopicInfo, partitions: Iterable[int] | None) -> list[Partition]:
+        numbers = range(topic.partitions) if partitions is None else partitions
+        return [self.partition(topic, number) for number in numbers]
 
     def doorbell(self) -> Doorbell:
         """A new watch, which rings when any high watermark or the catalogue moves."""
@@ -337,7 +339,10 @@ class Log:
         close_shared(self.shared)
 
     def _rolled(self, partition: Partition) -> None:
-        """Do what a closed segment gives cause to; in the committer's thread, so only what is quick."""
+        """Do what a closed segment gives cause to; one that is damaged does not keep others from it.
+
+        In the committer's thread too, so only what is quick.
+        """
         try:
             partition.retain()
         except (Error, OSError) as error:

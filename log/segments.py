@@ -121,6 +121,15 @@ class Segments:
         self._unlink(rows)
         return True
 
+    def names(self, row: SegmentRow) -> bool:
+        """Whether the manifest that is on the disk just now names *row*, or cannot be read."""
+        try:
+            return row in Manifest.read(self.directory).segments
+        except FileNotFoundError:
+            return False
+        except (Damaged, OSError):
+            return True
+
     def _unlink(self, rows: Sequence[SegmentRow]) -> None:
         for row in rows:
             self._known.pop(row.generation, None)
