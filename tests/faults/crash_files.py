@@ -63,11 +63,7 @@ class CrashFiles(Files):
     def _tell(self, point: str) -> None:
         if self.dead:
             raise Killed(point)
-        try:
-            self.on_point(point)
-        except Killed:
-            self.dead = True
-            raise
+        self.on_point(point)
 
     # The seam.
 

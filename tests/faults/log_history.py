@@ -323,12 +323,14 @@ def read(log: Log, partition: Partition, offset: int = 0, max_bytes: int = 1 << 
 
 
 def append_times(partition: Partition) -> list[tuple[int, int]]:
-    """Offset and second of every entry."""
+    """Offset and second of every entry; not of those that a killed writer left behind the end of a segment."""
     rows: list[tuple[int, int]] = []
-    for segment in partition.segments():
+    segments = partition.segments()
+    for segment, end in zip(segments, [*(one.base_offset for one in segments[1:]), 1 << 62], strict=False):
         data = segment.appended_path.read_bytes()[len(APPENDED_MAGIC) :]
+        entries = ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size])
         begin = len(rows)
-        rows += [(base, second) for second, base in ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size])]
+        rows += [(base, second) for second, base in entries if base < end]
         if any(base < segment.base_offset for base, _ in rows[begin:]):
             raise Violation("append times", f"{partition.name}: {rows[begin:]} in the segment at {segment.base_offset}")
     if rows != sorted(rows) or [second for _, second in rows] != sorted(second for _, second in rows):

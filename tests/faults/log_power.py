@@ -56,7 +56,7 @@ class Run:
         self.points.append(point)
         # Who is killed between a refused sync and the store of FAILED tells nobody, and nothing can help that.
         if self.killed_at is not None and len(self.points) > self.killed_at and not self.files.refused:
-            self.killed_at = None
+            self.killed_at, self.files.dead = None, True
             self.files.after_write, self.files.before_change = lambda kind: None, lambda name: None
             self.files.before_sync = self._sync
             raise Killed(point)

@@ -18,10 +18,11 @@ import pytest
 
 from framework.log import Log
 from tests.faults.crash_files import CrashFiles, Killed, watched_stores
+from tests.faults.log_checks import check_files
 from tests.faults.log_disk import STYLES, Cut, materialize
-from tests.faults.log_history import Expected
+from tests.faults.log_history import COMPACTED, Expected, append_times
 from tests.faults.log_power import TORTURE, Judge, Run, in_memory
-from tests.faults.log_runs import RUNS, A, copied, recovered, resume
+from tests.faults.log_runs import RUNS, TABLE, A, copied, put, recovered, resume
 from tests.faults.log_stream import Violation
 
 CORNERS = STYLES[:4]
@@ -210,6 +211,30 @@ def test_a_directory_made_with_its_parents_survives(directory: Path) -> None:
         log.create_topic("t", 1)
         state, _ = files.cut("").fall(random.Random(0), "nothing unsynced")
     assert "one/two/data/catalogue" in state
+
+
+def test_an_append_time_that_a_kill_has_torn_spoils_no_others_in_a_compaction(directory: Path) -> None:
+    """A segment that is closed behind it, for its age, is one of those that are copied into one."""
+    one = Run(directory / "run", NOTHING)
+    one.root.mkdir()
+    history = one.begin()
+    log = history.open()
+    partition = history.partition(TABLE)
+    for name in ("a", "b"):
+        history.send(TABLE, put(**{name: 100}))
+        history.tick()
+        with partition.segments()[-1].appended_path.open("ab") as file:
+            file.write((history.clock.ms // 1000).to_bytes(8)[:5])  # A write is killed at the end of a page.
+        history.tick(COMPACTED.retention_ms // 1000)
+        history.retain(TABLE)
+        history.tick()
+    history.send(TABLE, put(c=100))
+    history.look(partition)
+    history.compact(TABLE)
+    assert len(log.partition(log.topic("table"), 0).segments()) == 2
+    assert dict(append_times(partition)) == history.streams[TABLE].times
+    history.close()
+    check_files(one.root / "data")
 
 
 # Mutations: without any one of its syncs the log must be found out.
