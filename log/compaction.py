@@ -27,7 +27,7 @@ from framework.log.errors import Damaged
 from framework.log.files import Files
 from framework.log.header import CONTROL, DELETE_HORIZON, HEADER_BYTES, Header, fault, read_header
 from framework.log.manifest import Manifest, SegmentRow
-from framework.log.segment import APPENDED_MAGIC, FILE_SUFFIXES, Segment, last_second
+from framework.log.segment import APPENDED_MAGIC, ENTRY, FILE_SUFFIXES, Segment, last_second
 from framework.log.segments import Segments
 from framework.log.settings import TopicSettings
 
@@ -78,7 +78,7 @@ def dirt_of(directory: Path, manifest: Manifest, settings: TopicSettings, now_s:
     end_offset = manifest.segments[0].base_offset
     for row, behind in pairwise(manifest.segments):
         appended_s = last_second(directory / f"{row.stem}.appended") or now_s
-        if (now_s - appended_s) * 1000 < settings.min_compaction_lag_ms:
+        if max(0, now_s - appended_s) * 1000 < settings.min_compaction_lag_ms:
             break
         rows.append(row)
         end_offset = behind.base_offset
@@ -116,7 +116,11 @@ def compact(
             with locked():
                 there = segments.put_compacted(rows, made)
         except BaseException:
-            compactor.remove(made)
+            # Refused or interrupted behind the rename, the copy is the log, and what it was made from is garbage.
+            with locked():
+                manifest = segments.reread()
+                if manifest is not None and made not in manifest.segments:
+                    compactor.remove(made)
             raise
         if not there:  # Retention was faster; what is left comes next time.
             compactor.remove(made)
@@ -192,7 +196,7 @@ class Compactor:
             if len(rows) == 1 and not changed:
                 self.remove(made)
                 return None
-            entries = b"".join(self._read(row, ".appended")[len(APPENDED_MAGIC) :] for row in rows)
+            entries = b"".join(self._append_times(row) for row in rows)
             self._write(segment.appended_path, APPENDED_MAGIC + entries)
             self._write(segment.producers_path, self._read(rows[0], ".producers"))
             self._files.replace(segment.index_path, segment.index_bytes())  # This makes all four names durable.
@@ -274,6 +278,11 @@ class Compactor:
                 position += at
         finally:
             self._files.close(fd)
+
+    def _append_times(self, row: SegmentRow) -> bytes:
+        """The whole entries; a kill may have torn the last one."""
+        entries = self._read(row, ".appended")[len(APPENDED_MAGIC) :]
+        return entries[: len(entries) - len(entries) % ENTRY.size]
 
     def _read(self, row: SegmentRow, suffix: str) -> bytes:
         return (self._directory / f"{row.stem}{suffix}").read_bytes()

@@ -82,6 +82,7 @@ class Opening:
             self._shared.adopt(boot_id)
             self._remove_deleted()
         elif self._shared.alone:
+            self._finish_deletions()
             for topic, number, slot in self._partitions():
                 self._tidy(topic, number, slot)
             self._remove_deleted()
@@ -122,12 +123,25 @@ class Opening:
         with suppress(FileNotFoundError, Damaged):  # Nothing was appended yet; or readers have to say so.
             remove_garbage(directory, Manifest.read(directory), self._files)
 
+    def _finish_deletions(self) -> None:
+        """Forget topics that a process was deleting when it was killed: no append or read would get through to them."""
+        for topic in list(self._catalogue.topics().values()):
+            if any(self._shared.flags(slot) & DELETED for slot in topic.slots):
+                self._catalogue.remove(topic.name, self._mark_deleted)
+
+    def _mark_deleted(self, topic: TopicInfo) -> None:
+        for slot in topic.slots:
+            self._shared.set_flags(slot, self._shared.flags(slot) | DELETED)
+
     def _remove_deleted(self) -> None:
-        """Finish deletions that were interrupted."""
+        """Remove the files of deleted topics that interrupted deletions have left."""
         known = {info.id for info in self._catalogue.topics().values()}
-        for path in (self._path / "topics").glob("*"):
-            if path.name not in known:
-                remove_directory(path, self._files)
+        strays = [path for path in (self._path / "topics").glob("*") if path.name not in known]
+        if strays:
+            # Who deleted them may have been killed before the catalogue without them was durable.
+            self._files.sync_directory(self._path)
+        for path in strays:
+            remove_directory(path, self._files)
 
 
 def remove_directory(path: Path, files: Files) -> None:

@@ -48,11 +48,12 @@ class Writer:
     def _base_offset_at(self, position: int) -> int:
         return int(ENTRY.unpack(self._files.pread(self._appended_fd, ENTRY.size, position))[1])
 
-    def sync(self, append_second: int) -> None:
-        """Bring both files to disk; the second one has changed only if *append_second* has."""
+    def sync(self, append_second: int, end: int) -> None:
+        """Bring both files to disk, up to *end*; the second one has changed only if *append_second* has."""
         if append_second != self._synced_second:
             self._files.fdatasync(self._appended_fd)
-            self._synced_second = append_second
+            # The first batch of a segment notes its second even if that has not changed.
+            self._synced_second = append_second if end else -1
         self._files.fdatasync(self.fd)
 
     def close(self) -> None:
