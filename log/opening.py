@@ -123,11 +123,14 @@ class Opening:
             remove_garbage(directory, Manifest.read(directory), self._files)
 
     def _remove_deleted(self) -> None:
-        """Finish deletions that were interrupted."""
+        """Remove the files of deleted topics that interrupted deletions have left."""
         known = {info.id for info in self._catalogue.topics().values()}
-        for path in (self._path / "topics").glob("*"):
-            if path.name not in known:
-                remove_directory(path, self._files)
+        strays = [path for path in (self._path / "topics").glob("*") if path.name not in known]
+        if strays:
+            # Who deleted them may have been killed before the catalogue without them was durable.
+            self._files.sync_directory(self._path)
+        for path in strays:
+            remove_directory(path, self._files)
 
 
 def remove_directory(path: Path, files: Files) -> None:

@@ -130,7 +130,9 @@ class Partition:
             PartitionFailed, OSError: The last groups were not appended.
         """
         with self._locked():
-            self._check_appendable()
+            self.check_exists()
+            self._check_not_failed()
+            self._refresh_topic()
             writer, mark = self._attach_writer()
             try:
                 return self._append(groups, mark, writer)
@@ -148,7 +150,7 @@ class Partition:
 
     def _synced(self, mark: Mark) -> bool:
         try:
-            return self._active.sync(mark.segment, self._shared.append_second(self.slot))
+            return self._active.sync(mark, self._shared.append_second(self.slot))
         except OSError:
             with self._locked():
                 self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
@@ -178,8 +180,8 @@ class Partition:
             self._refresh_topic()
             writer, mark = self._attach_writer()
             now_s = self._clock.now_ms() // 1000
-            age_ms = (now_s - self._shared.append_second(self.slot)) * 1000
-            if mark.position and 0 <= self.topic.settings.retention_ms < age_ms:
+            age_s = now_s - self._shared.append_second(self.slot)
+            if mark.position and 0 <= self.topic.settings.retention_ms < age_s * 1000:
                 writer, mark = self._roll(writer)  # All of it is too old, so it need not wait for the next append.
             closed, hold = self._segments.closed(now_s), self._shared.hold(self.slot)
             count = segments_to_remove(closed, mark.position, self.topic.settings, now_s, hold)
@@ -197,7 +199,11 @@ class Partition:
             self.check_exists()
             if before > self.high_watermark:
                 raise OffsetOutOfRange(f"{self.name} ends at {self.high_watermark}, its start cannot be {before}")
-            self._attach_writer()
+            writer, mark = self._attach_writer()
+            if before > self._shared.durable_offset(self.slot):
+                # At level `os`. Or after a power cut the log would end below its start, and hide what comes next.
+                self._check_not_failed()
+                self._sync_to(mark, writer)
             self._segments.start_at(before)
             return self.log_start
 
@@ -228,11 +234,6 @@ class Partition:
         """Refuse appends and reads from now on, in all processes."""
         with self._locked():
             self._shared.set_flags(self.slot, self._shared.flags(self.slot) | DELETED)
-
-    def _check_appendable(self) -> None:
-        self.check_exists()
-        self._check_not_failed()
-        self._refresh_topic()
 
     def _check_not_failed(self) -> None:
         if self._shared.flags(self.slot) & FAILED:
@@ -363,6 +364,14 @@ class Partition:
             writer.segment.note(offset, position, len(batch), max_timestamp)
         self._folded.move(before, mark)
 
+    def _sync_to(self, mark: Mark, writer: Writer) -> None:
+        try:
+            writer.sync(self._shared.append_second(self.slot), mark.position)
+        except OSError:
+            self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
+            raise
+        self._shared.publish_durable(self.slot, mark)
+
     def _roll(self, writer: Writer) -> tuple[Writer, Mark]:
         """Close the active segment, durably, and begin the next one at the log end."""
         known = self._segments.manifest()
@@ -372,19 +381,14 @@ class Partition:
         second, expiration_ms = self._shared.append_second(self.slot), self.topic.settings.producer_id_expiration_ms
         producers.expire(append_times(writer.segment.appended_path.read_bytes()), second, expiration_ms)
         # Whoever syncs the new segment later says that everything below it is on disk too.
-        try:
-            writer.sync(second)
-        except OSError:
-            self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
-            raise
+        self._sync_to(mark, writer)
         writer.segment.walk_to(self._files, writer.fd, mark.position)
         self._files.replace(writer.segment.index_path, writer.segment.index_bytes())
         manifest = known.rolled(mark.offset, mark.position)
-        row = manifest.active
-        segment = Segment(self.directory, row, self.topic.settings.index_interval_bytes)
+        segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
         begin_segment(self._files, segment, producers)
         self._segments.replace(manifest)
-        self._named_generation = row.generation
+        self._named_generation = manifest.active.generation
         self._segments.segment(manifest, len(manifest.segments) - 2)
         before, mark = mark, Mark(mark.offset, 0, mark.offset)
         self._shared.publish_written(self.slot, mark, second)

@@ -68,7 +68,7 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     for row in reversed(manifest.segments[:-1]):
         # Nothing is appended to the active one yet, and after a power cut the clock may be wrong.
         second = second or last_second(directory / f"{row.stem}.appended")
-    _restore_first_time(directory / f"{active.stem}.appended", active.base_offset, end.offset, second, files)
+    second = _restore_first_time(directory / f"{active.stem}.appended", active.base_offset, end.offset, second, files)
     shared.reset(slot, end, second)
 
 
@@ -186,10 +186,13 @@ def _cut_append_times(directory: Path, active: SegmentRow, end: int, files: File
     return int(second)
 
 
-def _restore_first_time(appended: Path, base_offset: int, end: int, second: int, files: Files) -> None:
-    """Write anew the first entry of a segment whose append times were lost, or retention would keep it for ever."""
+def _restore_first_time(appended: Path, base_offset: int, end: int, second: int, files: Files) -> int:
+    """Write anew the first entry of a segment whose append times were lost, or retention would keep it for ever.
+
+    Returns the last second: no later append may have an earlier one.
+    """
     if end == base_offset or first_second(appended) is not None:
-        return
+        return second
     fd = files.open(appended)
     try:
         # No earlier than the batches before it; no later than the file's last change, which a power cut leaves alone.
@@ -198,12 +201,18 @@ def _restore_first_time(appended: Path, base_offset: int, end: int, second: int,
         files.fdatasync(fd)
     finally:
         files.close(fd)
+    return second
 
 
 def remove_garbage(directory: Path, manifest: Manifest, files: Files) -> None:
-    """Unlink what a killed roll left: files that the manifest does not name."""
-    stems = {row.stem for row in manifest.segments}
+    """Unlink what a killed process left: files that the manifest does not name."""
+    stems, garbage = {row.stem for row in manifest.segments}, list[Path]()
     for path in sorted(directory.iterdir()):
         stem, _, _ = path.name.rpartition(".")
         if path.name != "manifest" and (path.name.endswith(".tmp") or stem not in stems):
-            files.unlink(path)
+            garbage.append(path)
+    if garbage:
+        # Who replaced the manifest may have been killed before it was durable, and the one before names these files.
+        files.sync_directory(directory)
+    for path in garbage:
+        files.unlink(path)

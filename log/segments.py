@@ -104,7 +104,11 @@ class Segments:
     def start_at(self, log_start: int) -> None:
         """Move the log start up and remove the closed segments below it; under the partition's lock."""
         manifest = self.manifest()
-        if manifest is None or log_start <= manifest.log_start:
+        if manifest is None:
+            return
+        if log_start <= manifest.log_start:
+            # Who moved it may have been killed before that was durable.
+            self._files.sync_directory(self.directory)
             return
         shorter = manifest.started_at(log_start)
         # Nothing is unlinked before the manifest without it is durable.

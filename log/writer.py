@@ -10,6 +10,7 @@ from framework.log.appended import APPENDED_MAGIC, ENTRY_BYTES, entry_at, first_
 from framework.log.errors import Damaged
 from framework.log.files import Files
 from framework.log.segment import Segment
+from framework.log.shared import Mark
 
 MAX_OPEN_WRITERS = 256
 """How many partitions a process keeps open for appending, with two files each."""
@@ -79,11 +80,12 @@ class Writer:
         entry = entry_at(self._files.pread(self._appended_fd, ENTRY_BYTES, position), 0)
         return entry[1] if entry else -1
 
-    def sync(self, append_second: int) -> None:
-        """Bring both files to disk; the second one has changed only if *append_second* has."""
+    def sync(self, append_second: int, end: int) -> None:
+        """Bring both files to disk, up to *end*; the second one has changed only if *append_second* has."""
         if append_second != self._synced_second:
             self._files.fdatasync(self._appended_fd)
-            self._synced_second = append_second
+            # The first batch of a segment notes its second even if that has not changed.
+            self._synced_second = append_second if end else -1
         self._files.fdatasync(self.fd)
 
     def close(self) -> None:
@@ -110,15 +112,16 @@ class ActiveWriter:
         self._open_writers.use(self)
         return self._writer
 
-    def sync(self, base_offset: int, append_second: int) -> bool:
-        """Bring to disk what was written up to the segment based at *base_offset*; False if it is not open.
+    def sync(self, mark: Mark, append_second: int) -> bool:
+        """Bring to disk what was written up to *mark*; False if its segment is not open.
 
         Not under the partition's lock. If another segment is open by now, the roll to it has synced that one.
         """
         with self._syncing:
-            if self._writer is None or self._writer.segment.base_offset < base_offset:
+            if self._writer is None or self._writer.segment.base_offset < mark.segment:
                 return False
-            self._writer.sync(append_second)
+            is_its = self._writer.segment.base_offset == mark.segment
+            self._writer.sync(append_second, mark.position if is_its else 0)
             return True
 
     def close(self) -> None:

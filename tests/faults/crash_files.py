@@ -33,26 +33,37 @@ class CrashFiles(Files):
         self.on_point: Callable[[str], None] = lambda point: None
         self.before_sync: Callable[[str], bool] = lambda site: True
         self.after_write: Callable[[str], None] = lambda kind: None
+        self.before_change: Callable[[str], None] = lambda name: None
         self.changes = 0
         self.refused = False
         self.owed: set[int] = set()
+        self.dead = False
+        """Whether the process was killed: what its handlers and `finally` blocks still try is not done."""
         self._fds: dict[int, tuple[str, File | Mapped]] = {}
         self._load(root, self.tree)
 
     def cut(self, point: str) -> Cut:
         """What the disk could hold if the power went now."""
+        self._notice_removed(self.root, self.tree)
         root = self.tree.frozen({})
         assert isinstance(root, Directory)
         return Cut(point, root)
 
     @contextmanager
     def _point(self, name: str) -> Iterator[None]:
-        self.on_point(f"before {name}")
+        self._tell(f"before {name}")
+        if not name.startswith("store"):  # Into a map, which no disk refuses.
+            self.before_change(name)
         try:
             yield
         finally:
             self.changes += 1
-        self.on_point(f"after {name}")
+        self._tell(f"after {name}")
+
+    def _tell(self, point: str) -> None:
+        if self.dead:
+            raise Killed(point)
+        self.on_point(point)
 
     # The seam.
 
@@ -113,6 +124,7 @@ class CrashFiles(Files):
     def sync_directory(self, path: Path) -> None:
         """Make the names in *path* durable, unless `before_sync` says no."""
         directory = self._directory(path)
+        self._notice_removed(path, directory)
         for child in path.iterdir():
             if child.is_dir() and child.name not in directory.names:  # Made past the seam, or by `mkdir`.
                 directory.change({child.name: Directory()})
@@ -139,6 +151,15 @@ class CrashFiles(Files):
             self._directory(path.parent).change({path.name: None})
 
     # The model.
+
+    def _notice_removed(self, path: Path, directory: Directory) -> None:
+        """Directories are removed past the seam; that is pending like any other change of names."""
+        for name, node in list(directory.names.items()):
+            if isinstance(node, Directory):
+                if (path / name).is_dir():
+                    self._notice_removed(path / name, node)
+                else:
+                    directory.change({name: None})
 
     def _sync(self, node: Node, site: str) -> None:
         if self.before_sync(site):
@@ -229,8 +250,18 @@ OPERATIONS = {
     ("recovery", "_cut_append_times"): "cutting append times",
     ("writer", "cut_to"): "cutting what was killed",
     ("partition", "sync"): "commit",
+    ("partition", "delete_records"): "deleting what is not synced",
     ("recovery", "recover_partition"): "recovery",
     ("recovery", "rebuild_partition"): "rebuild",
+    ("recovery", "remove_garbage"): "removing garbage",
+    ("segments", "start_at"): "moving the log start",
+    ("segments", "put_compacted"): "putting a copy in place",
+    ("compaction", "copy"): "copying",
+    ("compaction", "compact"): "reserving generations",
+    ("catalogue", "alter"): "altering a topic",
+    ("catalogue", "remove"): "deleting a topic",
+    ("opening", "remove_directory"): "removing a topic's files",
+    ("opening", "_remove_deleted"): "finishing deletions",
 }
 """What a sync belongs to, by module and function."""
 
@@ -245,6 +276,8 @@ def _operation() -> str:
         elif module == "segment" and function == "begin_segment":
             more = more or " (new)"
         elif (module, function) in OPERATIONS and frame.f_code.co_qualname != "Writer.sync":
+            if function == "compact" and "keys" in frame.f_locals:
+                return "noting how far it came" + more
             return OPERATIONS[module, function] + more
         frame = frame.f_back
     return "no known operation"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from framework.log import Log, Partition, decode_values
 from framework.log.verify import Verification
-from tests.faults.log_history import Key, Violation, append_times
+from tests.faults.log_history import append_times
 from tests.faults.log_load import RECORDS, Producer, who_sent
+from tests.faults.log_stream import Key, Violation
 from tests.log.conftest import Child
 
 LOAD = """

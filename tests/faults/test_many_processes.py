@@ -24,8 +24,9 @@ import pytest
 from framework.log import Log
 from tests.faults.load_judge import Said, check, check_files, check_going_on, the, violations
 from tests.faults.log_crowd import KEYS, TOPICS, producer_of
-from tests.faults.log_history import Violation, read
+from tests.faults.log_history import read
 from tests.faults.log_power import TORTURE, in_memory
+from tests.faults.log_stream import Violation
 from tests.log.conftest import TIMEOUT_S, Child
 
 WRITERS, READERS = 4, 4

@@ -21,8 +21,8 @@ import pytest
 
 from framework.log import Log
 from tests.faults.load_judge import Loaded, Said, check, check_files, check_going_on, violations
-from tests.faults.log_history import Violation
 from tests.faults.log_power import TORTURE, in_memory
+from tests.faults.log_stream import Violation
 from tests.faults.loop_image import Mount, copy_image, loop_devices, make_image, why_not
 
 MOUNTS = {"ordered": "", "writeback": "data=writeback", "no delayed allocation": "nodelalloc"}

@@ -32,9 +32,9 @@ from tests.faults.load_judge import (
     the,
     violations,
 )
-from tests.faults.log_history import Violation
 from tests.faults.log_load import Producer
 from tests.faults.log_power import TORTURE, in_memory
+from tests.faults.log_stream import Violation
 from tests.log.conftest import TIMEOUT_S, Child
 
 SERVE = """
