@@ -85,14 +85,7 @@ class Log:
         self._cleaner = Cleaner(f"framework-cleaner-{self.path.name}", self.shared)
         self._closed = False
         try:
-            if first:
-                opening = Opening(self.path, self.shared, self._catalogue, self.files)
-                opening.recover(boot)
-                self._finish_deletions()
-                for topic, number in opening.unsynced():
-                    self.sync(self.partition(topic, number))
-            elif not self.shared.recovered.wait(LOCK_TIMEOUT_S):
-                raise Conflict(f"{self.path} is still being recovered by another thread")
+            self._recover(boot, first=first)
         except BaseException:
             close_shared(self.shared)
             raise
@@ -150,6 +143,18 @@ class Log:
         """
         self._check_open()
         self._delete(name)
+
+    def _recover(self, boot: bytes, *, first: bool) -> None:
+        """Put right what a crash left, or wait until the thread that opened the directory *first* has."""
+        if not first:
+            if not self.shared.recovered.wait(LOCK_TIMEOUT_S):
+                raise Conflict(f"{self.path} is still being recovered by another thread")
+            return
+        opening = Opening(self.path, self.shared, self._catalogue, self.files)
+        opening.recover(boot)
+        self._finish_deletions()
+        for topic, number in opening.unsynced():
+            self.sync(self.partition(topic, number))
 
     def _finish_deletions(self) -> None:
         """Who marks slots as deleted holds the catalogue's lock until the catalogue says so too, or was killed."""

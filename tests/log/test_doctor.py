@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from framework.log.manifest import Manifest
 from framework.log.outside import Finding, newest_append_second
 from framework.log.repair import repair
 from framework.log.segment import Segment
-from framework.log.shared import PAGE_BYTES
+from framework.log.shared import PAGE_BYTES, POSITION_MASK, Mark, sealed
 from framework.log.verify import Verification
 
 
@@ -91,6 +92,11 @@ def test_damaged_marks_are_found(directory: Path, three: Partition) -> None:
         assert all(finding.path.name == "shared" or finding.path.suffix in (".log", ".appended") for finding in found)
     lower = bytearray(data)
     lower[PAGE_BYTES] -= 2
+    path.write_bytes(lower)
+    assert "a mark of slot 0 has a wrong checksum" in damage(directory)[0].text
+    place = PAGE_BYTES + 8 + 24 * (data[PAGE_BYTES] & 1)
+    position, segment, second = struct.unpack_from("=3Q", data, place)
+    struct.pack_into("=Q", lower, place, sealed(Mark(17, position & POSITION_MASK, segment), second))
     path.write_bytes(lower)
     [finding] = damage(directory)
     assert finding.text == "t-0: durable 18 or last stable 18 is above 17"

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = {
     "": ["worker", "topics", "agents", "tables", "jobs", "verify", "doctor"],
-    "topics": ["alter", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
+    "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
     "agents": ["ls"],
     "tables": ["get", "ls", "scan"],
     "jobs": ["ls", "run", "runs"],

@@ -30,7 +30,7 @@ WAYS = "-A module:app, -A path/to/file.py, FRAMEWORK_APP, or [tool.framework] ap
 TOPIC_NAME = "is not valid: 1 to 249 characters, only letters, digits, '.', '_' and '-'"
 NAME = "is not valid: 1 to 100 characters, only letters, digits, '.', '_' and '-'"
 SAY = "say where it is with --data or FRAMEWORK_DATA"
-UPGRADE = "this version reads up to 1: upgrade framework-streams"
+UPGRADE = [f"this version reads up to {version}: upgrade framework-streams" for version in (1, 2)]
 
 
 def nothing(_: Path) -> None:
@@ -48,7 +48,7 @@ def newer_shared(folder: Path) -> None:
     data(folder)
     with (folder / "data" / "shared").open("r+b") as file:
         file.seek(8)
-        file.write((2).to_bytes(8, sys.byteorder))
+        file.write((3).to_bytes(8, sys.byteorder))
 
 
 def newer_catalogue(folder: Path) -> None:
@@ -224,8 +224,8 @@ DIRECTORIES = {
         a_file,
     ),
     "an unreadable file": Mistake("topics ls", "~/data/shared: Is a directory", 1, None, an_unreadable_file),
-    "newer shared file": Mistake("topics ls", f"~/data/shared has format 2, {UPGRADE}", 6, None, newer_shared),
-    "newer catalogue": Mistake("topics ls", f"~/data/catalogue has format 2, {UPGRADE}", 6, None, newer_catalogue),
+    "newer shared file": Mistake("topics ls", f"~/data/shared has format 3, {UPGRADE[1]}", 6, None, newer_shared),
+    "newer catalogue": Mistake("topics ls", f"~/data/catalogue has format 2, {UPGRADE[0]}", 6, None, newer_catalogue),
     "damaged catalogue": Mistake(
         "topics ls",
         "~/data/catalogue is damaged: its checksum line b'' does not fit its 0 bytes",
@@ -233,7 +233,7 @@ DIRECTORIES = {
         None,
         damaged_catalogue,
     ),
-    "newer state": Mistake("worker", f"the state in ~/data/state/0 has format 2, {UPGRADE}", 6, APP, newer_state),
+    "newer state": Mistake("worker", f"the state in ~/data/state/0 has format 2, {UPGRADE[0]}", 6, APP, newer_state),
 }
 ARGUMENTS = {
     "bad new topic": Mistake("topics create a!", f"topic name 'a!' {TOPIC_NAME}", 2),
