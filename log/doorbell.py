@@ -7,6 +7,7 @@ has no inotify instance left (128 by default), polling.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import select
 import sys
@@ -45,7 +46,12 @@ class Doorbell:
         if self.fd < 0:
             time.sleep(min(timeout, POLL_S))
             return
-        select.select([self.fd], [], [], timeout)
+        if self._kqueue is not None:
+            self._kqueue.control(None, _EVENTS_A_DRAIN, timeout)
+            return
+        watch = select.poll()  # `select` cannot watch descriptors from 1024 on.
+        watch.register(self.fd, select.POLLIN)
+        watch.poll(math.ceil(timeout * 1000))
         self.drain()
 
     def drain(self) -> None:

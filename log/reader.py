@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from framework.log.errors import Damaged
 from framework.log.files import Files
-from framework.log.header import CONTROL, HEADER_BYTES, Header, fault, peek, read_header
+from framework.log.header import CONTROL, HEADER_BYTES, Header, fault, read_header
 from framework.log.partition import Partition
 from framework.log.segment import Segment
 
@@ -144,9 +144,6 @@ class Reader:
                     batches.append((header, data[position : position + header.size]))
                 position, expected = position + header.size, header.next_offset
             self._position, self._expected = self._position + position, expected
-            if position == 0 and segment.compacted and len(data) >= HEADER_BYTES and peek(data, 0)[0] >= stop:
-                self._expected = stop  # What stood just below the high watermark is gone.
-                break
             if position == 0:
                 max_bytes = self._size_of_one(data, stop, max_bytes)
             elif not batches and expected >= stop:

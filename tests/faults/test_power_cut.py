@@ -249,7 +249,6 @@ HARMLESS = {
     "fdatasync log in roll (new)": EMPTY,
     "fdatasync appended in first append (new)": EMPTY,
     "fdatasync appended in roll (new)": EMPTY,
-    "fdatasync log in rebuild": "nobody reads behind the size that the manifest has",
     "fdatasync log in rebuild (new)": COPIED,
     "fdatasync appended in rebuild (new)": COPIED,
     "sync_directory partition in roll (index)": HEADERS,

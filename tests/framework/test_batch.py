@@ -246,7 +246,7 @@ def test_every_place_is_where_a_search_from_the_log_start_finds_it(
     data, clock = tmp_path_factory.mktemp("data"), ManualClock()
     clock.ms = NOON_MS
     app = App("reading", data=data, clock=clock)
-    with Log(data, create=True) as log:
+    with Log(data, create=True, clock=clock) as log:
         partition = log.partition(log.create_topic("t", 1, SMALL), 0)
         for group in groups:
             put(log, partition, [NewRecord(None, bytes(250), NOON_MS + 1000 * time) for time in group])

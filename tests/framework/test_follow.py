@@ -27,7 +27,7 @@ SHORT, LIMIT_S = timedelta(milliseconds=30), 10.0
 def _watching(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a doorbell that rings, and where there is none to have."""
     if request.param:
-        monkeypatch.setattr("framework.log.doorbell._watch", lambda path: -1)
+        monkeypatch.setattr("framework.log.doorbell.inotify", lambda path: -1)
 
 
 def numbers(shop: Shop, **options: Any) -> Topic[int]:

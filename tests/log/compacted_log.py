@@ -114,7 +114,7 @@ def limited_map(max_keys: int) -> Iterator[None]:
 
 def until(log: Log, condition: Callable[[], bool]) -> None:
     """Return when *condition* is true."""
-    doorbell, deadline = log.doorbell(), monotonic() + TIMEOUT_S
+    doorbell, deadline = Doorbell(log.shared.path, log.shared.fd), monotonic() + TIMEOUT_S
     try:
         while not condition():
             assert monotonic() < deadline, "it does not come true"

@@ -88,45 +88,6 @@ def test_a_reader_goes_on_where_it_was_when_its_segment_is_replaced(log: Log, re
     reader.close()
 
 
-def test_a_reader_at_a_high_watermark_inside_a_closed_segment_is_not_told_of_damage(
-    log: Log, files: FaultyFiles
-) -> None:
-    """Somebody has rolled and not yet published that it is durable; what stood below it is compacted away."""
-    partition = make(log)
-    put(log, partition, keyed(b"first", bytes(100)))
-    put(log, partition, keyed(b"same", bytes(100)))
-    may_sync, syncing = threading.Event(), threading.Event()
-
-    def before(operation: str, path: Path) -> None:
-        if operation == "fdatasync" and path.name.startswith(f"{4:020}") and path.suffix == ".log" and rolled():
-            syncing.set()
-            assert may_sync.wait(TIMEOUT_S)
-
-    def rolled() -> bool:
-        return log.shared.written(partition.slot).segment == 4 and partition.log_end == 5
-
-    files.before = before
-    records = [keyed(b"same", bytes(200)), keyed(b"same", b"last"), keyed(b"b", bytes(4000))]
-    batches = [batch for record in records for batch in encode([record], max_batch_bytes=1 << 20)]
-    appended = log.append(partition, batches)
-    assert syncing.wait(TIMEOUT_S)
-    try:
-        assert (partition.high_watermark, partition.segments()[-1].base_offset) == (2, 4)
-        assert log.compact("t").segments == 1
-        reader = log.reader(partition, 0)
-        assert rest_of(reader) == [0]
-        assert reader.offset == 2
-        assert offsets_of(log) == [0]
-    finally:
-        may_sync.set()
-    assert appended.result(TIMEOUT_S) == 2
-    assert rest_of(reader) == [3, 4]
-    reader.close()
-
-
-# Appends and readers meanwhile.
-
-
 @pytest.mark.slow
 def test_a_process_that_appends_and_one_that_reads_go_on_while_a_third_compacts(
     directory: Path, child: Callable[..., Child]

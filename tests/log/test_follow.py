@@ -35,7 +35,7 @@ def log(directory: Path) -> Iterator[Log]:
 def _watching(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a doorbell that rings, and where there is none to have."""
     if request.param:
-        monkeypatch.setattr("framework.log.doorbell._watch", lambda path: -1)
+        monkeypatch.setattr("framework.log.doorbell.inotify", lambda path: -1)
 
 
 def topic(log: Log, partitions: int = 1) -> list[Partition]:
