@@ -125,6 +125,24 @@ def test_a_compaction_that_ends_at_any_operation_loses_nothing(error: BaseExcept
             assert findings(path) == [], number
 
 
+def test_a_copy_is_durable_with_its_names_before_it_is_the_log_and_the_old_files_go_last() -> None:
+    with scratch() as path:
+        calls = operations(path)
+    places = {(operation, file.name): at for at, (operation, file) in enumerate(calls)}
+    copies = {name.removesuffix(".index") for operation, name in places if operation == "rename"} - {"manifest"}
+    manifests = [at for at, (operation, file) in enumerate(calls) if (operation, file.name) == ("rename", "manifest")]
+    syncs = [at for at, (operation, _) in enumerate(calls) if operation == "sync_directory"]
+    assert len(copies) > 1
+    for copy in copies:
+        named = places["rename", f"{copy}.index"]
+        assert all(places["fdatasync", f"{copy}{end}"] < named for end in (".log", ".appended", ".producers"))
+        assert places["fdatasync", f"{copy}.index.tmp"] < named
+        taken = min(at for at in manifests if at > named)
+        assert any(named < at < taken for at in syncs)
+        unlinked = [at for at, (operation, _) in enumerate(calls) if operation == "unlink" and at > named]
+        assert any(taken < at < min(unlinked) for at in syncs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["pwritev", "rename", "unlink", "fdatasync"] if TORTURE else ["rename"])
 def test_a_process_that_is_killed_while_it_compacts_loses_nothing(
