@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from framework.log import Log, Partition
+from framework.log import Log, Partition, TopicSettings
 from framework.log.errors import Damaged, UnknownTopic
 from framework.log.segment import ENTRY
 from tests.log.compacted_log import (
@@ -272,7 +272,9 @@ def test_an_entry_of_append_times_that_a_kill_tore_does_not_displace_those_behin
         assert path.stat().st_size % 512 == 0
         put(log, partition, keyed(b"other", bytes(1000)))
         assert findings(directory) == []
+        log.alter_topic("t", TopicSettings(**{**COMPACT, "segment_bytes": 1 << 20}))
         assert log.compact("t").segments == 2
+        assert len(partition.segments()) == 2, "they were joined"
         assert findings(directory) == []
 
 
