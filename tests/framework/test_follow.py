@@ -120,18 +120,20 @@ async def test_a_loop_goes_on_beside_one_that_waits(shop: Shop) -> None:
         await topic.send(0)
         found = list[int]()
 
-        async def follow() -> None:
+        async def follow(last: int) -> None:
             async for value in topic.follow("beginning"):
                 found.append(value)
-                if value == 3:
+                if value == last:
                     return
 
-        async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
-            group.create_task(follow())
-            for value in (1, 2, 3):
-                await until(lambda value=value: found == list(range(value)))  # type: ignore[misc]
-                await topic.send(value)
-        assert found == [0, 1, 2, 3]
+        for last in (3, 6):  # The second one may have the descriptors of the first.
+            found.clear()
+            async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+                group.create_task(follow(last))
+                for value in range(last - 2, last + 1):
+                    await until(lambda value=value: found == list(range(value)))  # type: ignore[misc]
+                    await topic.send(value)
+            assert found == list(range(last + 1))
 
 
 async def test_records_have_keys_offsets_and_tombstones_and_values_do_not(shop: Shop) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framework.log import Files, Log, Partition, Reader, SystemClock, decode, encode
+from framework.log import Files, Log, Partition, Reader, SystemClock, decode
 from framework.log.compaction import Compacted
 from framework.log.errors import Conflict, LogClosed
 from framework.log.locks import COMPACTION_LOCK

@@ -240,6 +240,21 @@ def test_a_key_that_was_deleted_and_set_again_keeps_what_came_last(log: Log, clo
     assert b"b" not in [record[1] for record in records_of(log)]
 
 
+def test_a_tombstone_behind_the_map_is_not_counted_as_seen(log: Log) -> None:
+    """Or it could go before the record that it deletes, which would be the last of its key then."""
+    partition = make(log, delete_retention_ms=0)
+    for key, value in ((b"gone", b"1"), (b"a", b"1"), (b"b", b"1"), (b"c", b"1"), (b"gone", None)):
+        put(log, partition, keyed(key, value))
+    fill(log, partition, 5, keys=1)
+    for _ in range(4):
+        with limited_map(1):
+            log.compact("t")
+        assert [record[2] for record in records_of(log) if record[1] == b"gone"] in ([b"1", None], [None], [])
+    for _ in range(3):
+        log.compact("t")
+    assert b"gone" not in [record[1] for record in records_of(log)]
+
+
 def test_everything_of_a_segment_may_go_and_the_log_is_read_over_the_gap(log: Log) -> None:
     """At the log start, in the middle, and up to the active segment."""
     partition = make(log, delete_retention_ms=0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from framework.log import Log, Partition
+from framework.log import Log, Partition, TopicSettings
 from framework.log.appended import ENTRY_BYTES, pack_entry
 from framework.log.errors import Damaged, UnknownTopic
 from tests.log.compacted_log import (
@@ -123,6 +123,24 @@ def test_a_compaction_that_ends_at_any_operation_loses_nothing(error: BaseExcept
                 check_nothing_is_lost(log, written, active)
                 assert put(log, partition, keyed(b"k1")) == written[-1][0] + 1
             assert findings(path) == [], number
+
+
+def test_a_copy_is_durable_with_its_names_before_it_is_the_log_and_the_old_files_go_last() -> None:
+    with scratch() as path:
+        calls = operations(path)
+    places = {(operation, file.name): at for at, (operation, file) in enumerate(calls)}
+    copies = {name.removesuffix(".index") for operation, name in places if operation == "rename"} - {"manifest"}
+    manifests = [at for at, (operation, file) in enumerate(calls) if (operation, file.name) == ("rename", "manifest")]
+    syncs = [at for at, (operation, _) in enumerate(calls) if operation == "sync_directory"]
+    assert len(copies) > 1
+    for copy in copies:
+        named = places["rename", f"{copy}.index"]
+        assert all(places["fdatasync", f"{copy}{end}"] < named for end in (".log", ".appended", ".producers"))
+        assert places["fdatasync", f"{copy}.index.tmp"] < named
+        taken = min(at for at in manifests if at > named)
+        assert any(named < at < taken for at in syncs)
+        unlinked = [at for at, (operation, _) in enumerate(calls) if operation == "unlink" and at > named]
+        assert any(taken < at < min(unlinked) for at in syncs)
 
 
 @pytest.mark.slow
@@ -254,7 +272,9 @@ def test_an_entry_of_append_times_that_a_kill_tore_does_not_displace_those_behin
         assert path.stat().st_size % 512 == 0
         put(log, partition, keyed(b"other", bytes(1000)))
         assert findings(directory) == []
+        log.alter_topic("t", TopicSettings(**{**COMPACT, "segment_bytes": 1 << 20}))
         assert log.compact("t").segments == 2
+        assert len(partition.segments()) == 2, "they were joined"
         assert findings(directory) == []
 
 

@@ -256,6 +256,16 @@ def test_a_topic_says_how_much_a_batch_may_hold() -> None:
             list(log.read("t"))
 
 
+@pytest.mark.slow
+def test_verify_takes_what_the_topic_takes() -> None:
+    with scratch() as path, open_quiet(path) as log:
+        partition = make(log, max_message_bytes=80 << 20, segment_bytes=1 << 30)
+        batches = encode([NewRecord(None, bytes(70 << 20), 0)], max_batch_bytes=80 << 20, compression="zstd")
+        log.append(partition, batches).result(TIMEOUT_S)
+        assert [len(record.value or b"") for _, record in log.read("t")] == [70 << 20]
+        assert findings(path) == []
+
+
 # Garbage.
 
 

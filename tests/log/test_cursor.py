@@ -148,8 +148,19 @@ def test_take_ends_with_the_record_that_fills_its_bytes(log: Log, twenty: Partit
     assert cursor.take(100, 1) == []
 
 
-def test_a_take_across_gaps_and_the_end_of_the_range_counts_records(log: Log) -> None:
+def test_so_many_records_back_are_counted_over_gaps(log: Log) -> None:
     """Compaction leaves gaps, at the end of a range as well."""
+    partition = make(log)
+    put(log, partition, keyed(b"old"))
+    fill(log, partition, 20, keys=3)
+    log.compact("t")
+    last = partition.segments()[-1].base_offset
+    assert offsets_of(log) == [0, last - 3, last - 2, last - 1, *range(last, 21)]
+    assert [offsets_of(log, -back) for back in (24 - last, 25 - last)] == [offsets_of(log, 1), offsets_of(log)]
+    put(log, partition, keyed(b"next"))
+
+
+def test_a_range_that_ends_in_a_gap_ends_there(log: Log) -> None:
     partition = make(log)
     fill(log, partition, 21, keys=3)
     log.compact("t")
