@@ -20,7 +20,7 @@ from framework.log import Log
 from tests.faults.crash_files import CrashFiles, Killed, watched_stores
 from tests.faults.log_checks import check_files
 from tests.faults.log_disk import STYLES, Cut, materialize
-from tests.faults.log_history import COMPACTED, Expected, append_times
+from tests.faults.log_history import COMPACTED, SMALL, Expected, append_times
 from tests.faults.log_power import TORTURE, Judge, Run, in_memory
 from tests.faults.log_runs import RUNS, TABLE, A, copied, put, recovered, resume
 from tests.faults.log_stream import Violation
@@ -117,7 +117,7 @@ def test_what_was_acknowledged_or_seen_survives_a_power_cut_at_every_operation(
 ) -> None:
     one = run(directory, name)
     judge = Judge(directory / "cases", seed)
-    judge.judge(one.moments if TORTURE else some(one.moments, 25, seed), STYLES * (8 if TORTURE else 1))
+    judge.judge(one.moments if TORTURE else some(one.moments, 20, seed), STYLES * (8 if TORTURE else 1))
     assert len(one.moments) > 100
     report(f"{name}: {len(one.points)} points, {len(one.moments)} moments, {judge.cases} power cuts")
 
@@ -137,7 +137,7 @@ def test_a_power_cut_at_every_operation_of_recovery_loses_nothing_more(
             with judge.directory() as cases:
                 inner = Judge(cases, seed)
                 inner.judge(
-                    second.moments if TORTURE else some(second.moments, 25, seed),
+                    second.moments if TORTURE else some(second.moments, 20, seed),
                     tuple(rng.sample(STYLES[:6], 4 if TORTURE else 1)),
                 )
                 judge.cases += inner.cases
@@ -213,6 +213,23 @@ def test_a_directory_made_with_its_parents_survives(directory: Path) -> None:
     assert "one/two/data/catalogue" in state
 
 
+def test_the_first_append_time_of_a_segment_is_synced_though_its_second_was_before(directory: Path, seed: int) -> None:
+    """The segment was synced when it was empty, and the clock went back."""
+    one = Run(directory / "run")
+    one.root.mkdir()
+    history = one.begin()
+    log = history.open()
+    history.send(A, 100)
+    history.tick(SMALL.retention_ms // 1000 + 1)
+    history.retain(A)
+    log.sync(history.partition(A))
+    history.clock.ms = 1_700_000_000_000
+    history.send(A, 3000)
+    history.send(A, 3000)
+    one.end()
+    Judge(directory / "cases", seed).judge([one.moments[-1]], CORNERS[:1])
+
+
 def test_an_append_time_that_a_kill_has_torn_spoils_no_others_in_a_compaction(directory: Path) -> None:
     """A segment that is closed behind it, for its age, is one of those that are copied into one."""
     one = Run(directory / "run", NOTHING)
@@ -241,7 +258,7 @@ def test_an_append_time_that_a_kill_has_torn_spoils_no_others_in_a_compaction(di
 
 EMPTY = "it is empty; its first batch is synced with it before it is acknowledged"
 COPIED = "it is synced again with what is copied into it, before the manifest names it"
-HEADERS = "an index that is missing is made again: the headers are walked"
+NAMED = "the directory is synced again, for the next segment's producers, before a manifest closes this one"
 HARMLESS = {
     "fdatasync shared in making room for slots": "after a cut slots say where a scan begins; zeros, at the start",
     "fdatasync appended in cutting append times": "a writer's first sync is of it too; what was cut is cut again",
@@ -251,8 +268,8 @@ HARMLESS = {
     "fdatasync appended in roll (new)": EMPTY,
     "fdatasync log in rebuild (new)": COPIED,
     "fdatasync appended in rebuild (new)": COPIED,
-    "sync_directory partition in roll (index)": HEADERS,
-    "sync_directory partition in rebuild (index)": HEADERS,
+    "sync_directory partition in roll (index)": NAMED,
+    "sync_directory partition in rebuild (index)": NAMED,
     "sync_directory partition in reserving generations (manifest)": (
         "they are kept from processes that run, which see them; all that a cut takes back is files nobody names"
     ),
