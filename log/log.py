@@ -87,7 +87,7 @@ class Log:
         try:
             self._recover(boot, first=first)
         except BaseException:
-            close_shared(self.shared)
+            self.close()
             raise
 
     def __enter__(self) -> Log:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from fastcrc import crc32
 
-from framework.log.errors import Damaged, NewerFormat
+from framework.log.errors import Damaged, LogClosed, NewerFormat
 from framework.log.files import Files
 from framework.log.locks import ALIVE_LOCK, LOCK_TIMEOUT_S, OPEN_LOCK, RecordLocks
 
@@ -43,6 +43,7 @@ IN_USE, FAILED, DAMAGED, DELETED = 1, 2, 8, 0xDE1E7ED0
 _MAGIC = int.from_bytes(b"framelog", sys.byteorder)
 _WORD, _MARK = struct.Struct("=Q"), struct.Struct("=4Q")
 POSITION_MASK = (1 << 32) - 1
+_NOTHING = memoryview(b"").cast("Q")
 _ZERO_CRC = crc32.iscsi(bytes(_MARK.size))
 # Words of the page, and of a slot from its start.
 _VERSION, _BOOT_ID, _INODE, _DEVICE, _CATALOGUE = 1, 2, 4, 5, 6
@@ -79,7 +80,8 @@ class Shared(RecordLocks):
     def __init__(self, path: Path, files: Files, boot_id: bytes) -> None:
         """Open or make the file; `alone` says whether no other process has the directory open."""
         super().__init__(path, files.open(path, create=True))
-        self.files, self._guard = files, threading.Lock()
+        self.files, self._guard, self._closed = files, threading.Lock(), False
+        self._words, self._maps = _NOTHING, list[memoryview]()
         self.recovered = threading.Event()
         try:
             self._hold_record_lock(OPEN_LOCK, fcntl.LOCK_EX, LOCK_TIMEOUT_S)
@@ -256,7 +258,8 @@ class Shared(RecordLocks):
     @property
     def catalogue_version(self) -> int:
         """Counts the changes of the catalogue."""
-        return self._words[_CATALOGUE]
+        words, _ = self._words_of(0) if self._closed else (self._words, 0)
+        return words[_CATALOGUE]
 
     def bump_catalogue(self) -> None:
         """Say that the catalogue has changed, and ring."""
@@ -270,13 +273,17 @@ class Shared(RecordLocks):
             self.files.pwrite(self.fd, bytes(PAGE_BYTES - size), size)
             size = PAGE_BYTES
         size -= size % SLOT_BYTES
-        # The old map stays alive as long as somebody looks through it.
+        # A map has a descriptor of its own, and closes it when it is collected, which would drop every lock of this
+        # process: so an old map is kept, not only for those who still look through it.
         self._words = memoryview(mmap.mmap(self.fd, size)).cast("Q")
+        self._maps.append(self._words)
 
     def _words_of(self, slot: int) -> tuple[memoryview, int]:
         at = (PAGE_BYTES + slot * SLOT_BYTES) // 8
         if at + SLOT_BYTES // 8 > len(self._words):
             with self._guard:
+                if self._closed:
+                    raise LogClosed(f"the log in {self.path.parent} is closed")
                 self._map_file()
             if at + SLOT_BYTES // 8 > len(self._words):
                 raise Damaged(f"{self.path} has no slot {slot}: it is {len(self._words) * 8} bytes long")
@@ -301,7 +308,16 @@ class Shared(RecordLocks):
         return self.same_file and bytes(words[_BOOT_ID : _BOOT_ID + 2]) == boot_id
 
     def _close_file(self) -> None:
-        os.close(self.fd)
+        """Close every descriptor of the file: one that is left would drop the locks of whoever opens it next."""
+        with self._guard:
+            self._closed = True
+            os.close(self.fd)
+            maps, self._maps, self._words = self._maps, [], _NOTHING
+            for view in maps:
+                mapped = view.obj
+                view.release()
+                assert isinstance(mapped, mmap.mmap)
+                mapped.close()
 
 
 _open: dict[tuple[int, int], tuple[Shared, int]] = {}
@@ -337,9 +353,14 @@ def close_shared(shared: Shared) -> None:
             shared._close_file()
 
 
+_inherited: list[Shared] = []
+"""What was open when this process was forked: closing any of it would drop the locks that this process takes."""
+
+
 def _after_fork() -> None:
     for shared, _ in _open.values():
         shared.forked = True
+        _inherited.append(shared)
     _open.clear()
 
 

@@ -14,8 +14,8 @@ from unittest import mock
 
 from framework.log import Clock, Files, Log, NewRecord, Partition, StoredRecord, TopicSettings, decode, encode
 from framework.log.clock import EPOCH
-from framework.log.doorbell import Doorbell
 from framework.log.compaction import Compactor
+from framework.log.doorbell import Doorbell
 from framework.log.header import Header, read_header
 from framework.log.manifest import Manifest
 from framework.log.verify import Verification

@@ -341,8 +341,8 @@ def test_a_wrong_index_file_costs_a_report_and_never_a_wrong_record(
 ) -> None:
     """The index of another segment, sound in itself."""
     log, partition, written = filled
-    log.close()
     segments = partition.segments()
+    log.close()
     shutil.copy(segments[5].index_path, segments[2].index_path)
     log = open_log()
     partition = log.partition(log.topic("t"), 0)
