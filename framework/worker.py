@@ -61,6 +61,7 @@ class Worker:
         self._commits: dict[Store, CommitLoop] = {}
         self._jobs: JobRunner | None = None
         self._stop = asyncio.Event()
+        self._ended: Progress | None = None
         self._dangling: dict[int, int] = {}
 
     # Running.
@@ -110,6 +111,7 @@ class Worker:
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
+        exits.callback(self._remember_progress)
         shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
         shards.own_all(self._wait_s)
@@ -247,10 +249,16 @@ class Worker:
 
     @property
     def progress(self) -> Progress:
-        """Counts since the start, and how many records are waiting now."""
+        """Counts since the start, and how many records are waiting now, or were when the worker ended."""
+        if self._ended is not None:
+            return self._ended
         lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks)
         handled = sum(task.handled for task in self.tasks)
         return Progress(handled, lag, len(self._jobs.running) if self._jobs else 0)
+
+    def _remember_progress(self) -> None:
+        """The log, which knows how many records are waiting, is about to be closed."""
+        self._ended = self.progress
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
