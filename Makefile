@@ -32,7 +32,7 @@ bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
 	$(BIN)/python -m tests.benchmarks.run
 
 torture: $(DEV) ## power cuts and kills at every operation of the log, with many more seeds; takes long
-	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults
+	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults tests/log
 
 clean: ## remove .venv and all that the commands above leave behind, the example's data too
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
