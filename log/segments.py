@@ -41,6 +41,8 @@ class Segments:
                 return None
             manifest = Manifest.read(self.directory)
             self._manifest, self._identity, self._changes = manifest, identity, changes
+            names = {row.generation for row in manifest.segments}
+            self._known = {generation: known for generation, known in self._known.items() if generation in names}
         return manifest
 
     def reread(self) -> Manifest | None:

@@ -37,10 +37,12 @@ def worker(app_name: str | None, data: str | None, wait_s: float, until_idle: bo
     line = LiveLine(sys.stderr)
     log_above(line, log_level)
     session = Session(app, line, made=not exists(app.data))
+    running = session.run(wait_s=wait_s, until_idle=until_idle)
     try:
         with signals_interrupt():
-            asyncio.run(session.run(wait_s=wait_s, until_idle=until_idle))
+            asyncio.run(running)
     except KeyboardInterrupt:
         line.print("stopped before it had started")
     finally:
+        running.close()  # A signal may have come before it was begun.
         line.remove()
