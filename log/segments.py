@@ -26,37 +26,35 @@ class Segments:
         self.directory, self.name, self._slot = directory, f"{topic.name}-{number}", topic.slots[number]
         self._index_interval_bytes = topic.settings.index_interval_bytes
         self._shared, self._files = shared, files
-        self._manifest: Manifest | None = None
-        self._identity: tuple[int, int] | None = None
-        self._changes = -1
+        self._seen: tuple[Manifest | None, tuple[int, int] | None, int] = (None, None, -1)
+        """The manifest as it was read last, its file, and the count of changes then: one value, for threads."""
         self._known: dict[int, Segment] = {}
 
     def manifest(self) -> Manifest | None:
         """The newest manifest; None before the first append."""
         changes, active = self._shared.changes(self._slot), self._shared.written(self._slot).segment
-        manifest = self._manifest
-        if manifest is None or self._changes != changes or manifest.active.base_offset != active:
+        manifest, _, seen = self._seen
+        if manifest is None or seen != changes or manifest.active.base_offset != active:
             identity = self._identify()
             if identity is None:
                 return None
             manifest = Manifest.read(self.directory)
-            self._manifest, self._identity, self._changes = manifest, identity, changes
+            self._seen = (manifest, identity, changes)
             names = {row.generation for row in manifest.segments}
             self._known = {generation: known for generation, known in self._known.items() if generation in names}
         return manifest
 
     def reread(self) -> Manifest | None:
         """The manifest that is there, even if it was replaced by a process that was killed before it could say so."""
-        if self._identity != self._identify():
-            self._manifest = None
+        if self._seen[1] != self._identify():
+            self._seen = (None, None, -1)
         return self.manifest()
 
     def replace(self, manifest: Manifest) -> None:
         """Make *manifest* the partition's, durably; under the partition's lock."""
         manifest.write(self._files, self.directory)
         self._shared.bump_changes(self._slot)
-        self._changes = self._shared.changes(self._slot)
-        self._manifest, self._identity = manifest, self._identify()
+        self._seen = (manifest, self._identify(), self._shared.changes(self._slot))
 
     def of(self, offset: int) -> tuple[Segment, int | None]:
         """The segment that holds *offset*, and the base offset of the one behind it.
