@@ -80,3 +80,24 @@ def test_records_are_deleted_and_offsets_go_on(shell: Shell, data: Path) -> None
         starts = {log.partition(info, number).log_start for number in range(2)}
         assert starts == {2, 3}
         assert starts == {log.partition(info, number).log_end for number in range(2)}
+
+
+def test_a_topic_is_compacted_only_if_it_may_be_and_only_with_execute(shell: Shell, data: Path) -> None:
+    refused = shell.run("topics", "compact", "orders", "--execute")
+    assert refused.code == 2
+    assert refused.err.startswith("framework: topic 'orders' has cleanup.policy=delete: say compact")
+    app = App("shop", data=data)
+    prices = app.topic("prices", str, compact=True, partitions=1, config={"segment.bytes": 4096, "segment.ms": 1000})
+    with app.opened():
+        for number in range(40):
+            prices.send("x" * 500, key=f"item-{number % 2}").result()
+        before = len(prices.read())
+    planned = shell.run("topics", "compact", "prices")
+    assert planned.err.startswith("would compact prices-0, ")
+    done = shell.run("topics", "compact", "prices", "--execute")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("compacted ")
+    assert done.err.endswith(" bytes freed\n")
+    with app.opened(), Log(data) as log:
+        assert len(prices.read()) < before
+        assert {record.offset for _, record in log.read("prices", -2)} >= {39}
