@@ -14,7 +14,7 @@ from framework.log.files import Files
 from framework.log.machine import FOREIGN, mount_of
 from framework.log.manifest import Manifest
 from framework.log.recovery import rebuild_partition, recover_partition, remove_garbage
-from framework.log.shared import DAMAGED, FAILED, Shared, is_usable
+from framework.log.shared import DAMAGED, FAILED, Shared, is_deleted, is_usable
 
 UNSAFE_VARIABLE = "FRAMEWORK_UNSAFE_FILESYSTEM"
 logger = logging.getLogger(__name__)
@@ -116,11 +116,13 @@ class Opening:
         if self._shared.flags(slot) & DAMAGED:
             self._recover(topic, number, slot)
         elif self._shared.flags(slot) & FAILED:
-            # Where the disk still refuses, the partition stays failed, which every append will say.
-            with suppress(OSError):
+            try:
                 rebuild_partition(directory, topic, number, self._shared, self._files)
-        with suppress(FileNotFoundError, Damaged):  # Nothing was appended yet; or readers have to say so.
-            remove_garbage(directory, Manifest.read(directory), self._files)
+            except (OSError, Damaged) as error:
+                logger.error("%s-%d takes no appends: %s", topic.name, number, error)
+        elif not is_deleted(self._shared.flags(slot)):
+            with suppress(FileNotFoundError, Damaged):  # Nothing was appended yet; or readers have to say so.
+                remove_garbage(directory, Manifest.read(directory), self._files)
 
     def _remove_deleted(self) -> None:
         """Remove the files of deleted topics that interrupted deletions have left."""

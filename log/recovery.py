@@ -45,7 +45,6 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
             raise Damaged(f"{directory} has no manifest, but segments with batches in them") from None
         shared.reset(slot, Mark(0, 0, 0), 0)
         return
-    remove_garbage(directory, manifest, files)
     active = manifest.active
     if point.segment != active.base_offset:
         point = Mark(active.base_offset, 0, active.base_offset)
@@ -69,6 +68,7 @@ def recover_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
         # Nothing is appended to the active one yet, and after a power cut the clock may be wrong.
         second = second or last_second(directory / f"{row.stem}.appended")
     second = _restore_first_time(directory / f"{active.stem}.appended", active.base_offset, end.offset, second, files)
+    remove_garbage(directory, manifest, files)  # Only now: of a damaged partition nothing is thrown away.
     shared.reset(slot, end, second)
 
 
