@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from framework.log.verify import Verification
 from tests.faults.log_history import append_times
 from tests.faults.log_load import RECORDS, Producer, who_sent
 from tests.faults.log_stream import Key, Violation
-from tests.log.conftest import Child
+from tests.log.conftest import Child, readable
 
 LOAD = """
 import sys
@@ -56,7 +55,7 @@ class Loaded(Child):
     def hear_all_said(self) -> None:
         """Every line that is in the pipe, of a process that says no more."""
         assert self.process.stdout is not None
-        while select.select([self.process.stdout], [], [], 0)[0] and (more := self._more()):
+        while readable(self.process.stdout.fileno(), 0) and (more := self._more()):
             self._heard += more
         whole, _, self._heard = self._heard.rpartition(b"\n")
         self.lines += whole.decode().split("\n") if whole else []

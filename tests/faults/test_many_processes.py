@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import select
 import signal
 import tempfile
 import time
@@ -27,7 +26,7 @@ from tests.faults.log_crowd import KEYS, TOPICS, producer_of
 from tests.faults.log_history import read
 from tests.faults.log_power import TORTURE, in_memory
 from tests.faults.log_stream import Violation
-from tests.log.conftest import TIMEOUT_S, Child
+from tests.log.conftest import TIMEOUT_S, Child, readable
 
 WRITERS, READERS = 4, 4
 SECONDS = 30.0 if TORTURE else 4.0
@@ -74,8 +73,7 @@ class Crowd(Child):
         process = os.pidfd_open(self.pids[who])
         try:
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            ready, _, _ = select.select([process], [], [], TIMEOUT_S)
-            assert ready, f"{who} does not die"
+            assert readable(process, TIMEOUT_S), f"{who} does not die"
         finally:
             os.close(process)
 
@@ -83,7 +81,7 @@ class Crowd(Child):
         """Hear what they say, for at most so long until they say something; how many lines it was."""
         assert self.process.stdout is not None
         if not self._heard.count(b"\n"):
-            if not select.select([self.process.stdout], [], [], timeout_s)[0]:
+            if not readable(self.process.stdout.fileno(), timeout_s):
                 return 0
             self._heard += os.read(self.process.stdout.fileno(), 1 << 16)
         whole, _, self._heard = self._heard.rpartition(b"\n")

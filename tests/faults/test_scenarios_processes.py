@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from framework.log.errors import Conflict, OffsetOutOfRange, PartitionBusy, Part
 from framework.log.locks import PARTITION_LOCK
 from tests.faults.log_power import TORTURE
 from tests.faults.one_partition import append, batch, read_all, the
-from tests.log.conftest import Child
+from tests.log.conftest import Child, readable
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 30
@@ -280,13 +279,13 @@ def test_f14_who_waits_is_woken_by_another_process_and_misses_no_ring(log: Log, 
     bell = log.doorbell()
     child = start(HELD + 'hear()\nlog.append(partition, batches(b"again")).result(60)\nhear()', log.path)
     while the(log).high_watermark < 1:
-        assert bell.polls or select.select([bell.fd], [], [], LIMIT_S)[0], "it never rang"
+        assert bell.polls or readable(bell.fd, LIMIT_S), "it never rang"
         bell.wait(LIMIT_S)
     bell.drain()
-    assert bell.polls or not select.select([bell.fd], [], [], 0)[0]
+    assert bell.polls or not readable(bell.fd, 0)
     child.say()
     while the(log).high_watermark < 2:
-        assert bell.polls or select.select([bell.fd], [], [], LIMIT_S)[0], "it never rang"
+        assert bell.polls or readable(bell.fd, LIMIT_S), "it never rang"
         bell.wait(LIMIT_S)
     bell.close()
     assert read_all(log) == [b"child", b"again"]

@@ -46,6 +46,13 @@ def batches(*values, **options):
 """
 
 
+def readable(fd: int, timeout_s: float) -> bool:
+    """Whether there is something to read from *fd*, at most *timeout_s* from now; whatever its number is."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    return bool(waiting.poll(timeout_s * 1000))
+
+
 class Child:
     """A real process that runs a script and talks in lines."""
 
@@ -97,8 +104,7 @@ class Child:
 
     def _more(self) -> bytes:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], TIMEOUT_S)
-        assert ready, f"the child said nothing for {TIMEOUT_S} s"
+        assert readable(self.process.stdout.fileno(), TIMEOUT_S), f"the child said nothing for {TIMEOUT_S} s"
         return os.read(self.process.stdout.fileno(), 1 << 16)
 
 
