@@ -2,7 +2,7 @@
 
 What was acknowledged, and what a reader could have seen, is there at the same offset with the same bytes; nothing is
 torn, doubled or out of order; what is sent again is stored once; appends go on. With FRAMEWORK_TORTURE=1 there is more
-of the same: every moment, in each style three times over; four times as many kills and recoveries, and more cuts in each.
+of the same: every moment three times in each style, four times the kills and recoveries, and more cuts in each.
 """
 
 from __future__ import annotations
