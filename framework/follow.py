@@ -77,14 +77,14 @@ class FollowedRecords(Generic[V, K]):
         return Record(self._topic, partition.number, stored, value)
 
 
-class Follow(Generic[V]):
+class Follow(Generic[V, K]):
     """The values of a topic from a place on, as they come; each iteration begins there anew."""
 
-    def __init__(self, records: FollowedRecords[V, Any]) -> None:
+    def __init__(self, records: FollowedRecords[V, K]) -> None:
         """Use `Topic.follow`."""
         self._records = records
 
-    def records(self) -> FollowedRecords[V, Any]:
+    def records(self) -> FollowedRecords[V, K]:
         """The records, with keys, times, offsets and tombstones."""
         return self._records
 

@@ -180,7 +180,7 @@ class Topic(Generic[V, K]):
 
         return read_batch(self._app, self, start, end)
 
-    def follow(self, start: At = "end", *, timeout: timedelta | None = None) -> Follow[V]:
+    def follow(self, start: At = "end", *, timeout: timedelta | None = None) -> Follow[V, K]:
         """The values from *start* on as they come, without tombstones: `for` blocks, `async for` waits.
 
         For programs that look at a topic beside the agents: it moves nobody's offsets. Ends when there was no record

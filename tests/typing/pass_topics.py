@@ -45,6 +45,20 @@ async def send() -> Sent:
     return await orders.send_many([order, order])
 
 
+async def follow() -> None:
+    """What comes, with `for` and with `async for`."""
+    async for order in orders.follow("beginning", timeout=timedelta(seconds=1)):
+        assert_type(order, Order)
+    for record in by_amount.follow(-10).records():
+        assert_type(record, Record[Order, int])
+
+
+def declare() -> None:
+    """Every option of a topic."""
+    app.topic("prices", int, compact=True, compression="zstd", durability="always", config={"segment.bytes": 1 << 20})
+    amounts.send_tombstone(7)
+
+
 def read() -> int | None:
     """Every way to read without an agent."""
     assert_type(orders.read(), Batch[Order, str])
