@@ -15,13 +15,15 @@ from tests.faults.log_disk import STYLES, Cut, materialize
 from tests.faults.log_history import Expected, History
 from tests.faults.log_stream import Violation
 
+ROOM_BYTES = 1 << 30
+"""Containers often have 64 MB there."""
 TORTURE = os.environ.get("FRAMEWORK_TORTURE") == "1"
 
 
 def in_memory() -> Path | None:
-    """Where files live in memory, if there is such a place: the power of the real disk stays on."""
+    """Where files live in memory, if there is room in such a place: the power of the real disk stays on."""
     place = Path("/dev/shm")  # noqa: S108  # the directories made in it are private
-    return place if os.access(place, os.W_OK) else None
+    return place if os.access(place, os.W_OK) and shutil.disk_usage(place).free > ROOM_BYTES else None
 
 
 @dataclass

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.faults.log_power import in_memory
+
 ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).with_name("commit_cases.py")
 BATCHES = (1, 2, 10)
 ROUNDS = 2
-MEMORY = Path("/dev/shm")  # noqa: S108  # the directory made in it is private
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +27,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """In memory where there is such a place: a killed process loses nothing there either, and hundreds start faster."""
-    with tempfile.TemporaryDirectory(
-        prefix="framework-faults-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None
-    ) as path:
+    with tempfile.TemporaryDirectory(prefix="framework-faults-", dir=in_memory()) as path:
         yield Path(path)
 
 
