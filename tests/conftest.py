@@ -60,7 +60,7 @@ def _write_down(terminalreporter: pytest.TerminalReporter, reports: list[tuple[s
     lines = [
         "# The last `make torture`",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {SEED}, {platform.platform(terse=True)}, "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {SEED}, {platform.system()} on {platform.machine()}, "
         f"Python {platform.python_version()}, {os.cpu_count()} cores, {minutes:.0f} minutes: "
         + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in ("passed", "failed"))
         + ".",
