@@ -216,8 +216,8 @@ class Compactor:
             if len(rows) == 1 and not changed:
                 self.remove(made)
                 return None
-            self._write(segment.appended_path, APPENDED_MAGIC + b"".join(map(self._append_times, rows)))
-            self._write(segment.producers_path, self._read(rows[0], ".producers"))
+            self._files.write(segment.appended_path, APPENDED_MAGIC + b"".join(map(self._append_times, rows)))
+            self._files.write(segment.producers_path, self._read(rows[0], ".producers"))
             self._files.replace(segment.index_path, segment.index_bytes())  # This makes all four names durable.
         except BaseException:
             self.remove(made)
@@ -308,15 +308,6 @@ class Compactor:
 
     def _read(self, row: SegmentRow, suffix: str) -> bytes:
         return (self._directory / f"{row.stem}{suffix}").read_bytes()
-
-    def _write(self, path: Path, data: bytes) -> None:
-        fd = self._files.open(path, create=True)
-        try:
-            self._files.truncate(fd, 0)
-            self._files.pwrite(fd, data, 0)
-            self._files.fdatasync(fd)
-        finally:
-            self._files.close(fd)
 
     def remove(self, row: SegmentRow) -> None:
         """Unlink the files of *row*, a copy that nobody names."""

@@ -94,16 +94,20 @@ class Files:
         """Remove the name *path*."""
         os.unlink(path)
 
-    def replace(self, path: Path, data: bytes) -> None:
-        """Make *data* the content of *path*, durably and in one step: readers see the old or the new."""
-        temporary = path.with_name(path.name + ".tmp")
-        fd = self.open(temporary, create=True)
+    def write(self, path: Path, data: bytes) -> None:
+        """Make *data* the content of *path*, durably; not in one step, and its name is not durable."""
+        fd = self.open(path, create=True)
         try:
             self.truncate(fd, 0)
             self.pwrite(fd, data, 0)
             self.fdatasync(fd)
         finally:
             self.close(fd)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Make *data* the content of *path*, durably and in one step: readers see the old or the new."""
+        temporary = path.with_name(path.name + ".tmp")
+        self.write(temporary, data)
         self.rename(temporary, path)
         self.sync_directory(path.parent)
 

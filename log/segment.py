@@ -140,12 +140,6 @@ class Segment:
 
 def begin_segment(files: Files, segment: Segment, producers: Producers) -> None:
     """Make the files of a new, empty segment, which begins with the state of *producers*; durably."""
-    for path, head in ((segment.path, b""), (segment.appended_path, APPENDED_MAGIC)):
-        fd = files.open(path, create=True)
-        try:
-            files.truncate(fd, 0)
-            files.pwrite(fd, head, 0)
-            files.fdatasync(fd)
-        finally:
-            files.close(fd)
+    files.write(segment.path, b"")
+    files.write(segment.appended_path, APPENDED_MAGIC)
     producers.write(files, segment.producers_path)  # This also makes the two names durable.

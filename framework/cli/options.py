@@ -34,6 +34,12 @@ unsafe_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, one document a line, instead of a table."
 )
+retention_option = click.option(
+    "--retention", metavar="TIME", help="How long records are kept: 90s, 30m, 12h, 7d, 2w, forever."
+)
+config_option = click.option(
+    "--config", "settings", multiple=True, metavar="NAME=VALUE", help="A setting by Kafka's name."
+)
 wait_option = click.option(
     "--wait",
     "wait_s",
@@ -47,6 +53,11 @@ wait_option = click.option(
 def directory_options(command: F) -> F:
     """-A, --data and --unsafe-filesystem."""
     return app_option(data_option(unsafe_option(command)))
+
+
+def settings_options(command: F) -> F:
+    """--retention and --config, which `cli.settings` understands."""
+    return retention_option(config_option(command))
 
 
 def terminal(stream: Any) -> bool:

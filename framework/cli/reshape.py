@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from framework.cli.options import directory_options
+from framework.cli.options import directory_options, settings_options
 
 if TYPE_CHECKING:
     from framework.cli.directory import Directory
@@ -21,8 +21,7 @@ execute_option = click.option("--execute", is_flag=True, help="Do it; without, o
 @click.command()
 @click.argument("name")
 @click.option("--partitions", type=int, metavar="N", help="How many from now on; never fewer than there are.")
-@click.option("--retention", metavar="TIME", help="How long records are kept: 90s, 30m, 12h, 7d, 2w, forever.")
-@click.option("--config", "settings", multiple=True, metavar="NAME=VALUE", help="A setting by Kafka's name.")
+@settings_options
 @directory_options
 def alter(
     name: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from framework.cli.options import directory_options, json_option
+from framework.cli.options import directory_options, json_option, settings_options
 from framework.cli.reshape import alter, compact, delete, delete_records, purge
 from framework.cli.send import send
 from framework.cli.settings import duration, settings_from
@@ -89,8 +89,7 @@ def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> No
 @topics.command()
 @click.argument("name")
 @click.option("--partitions", type=int, metavar="N", help="How many.  [default: as the app declares it, else 1]")
-@click.option("--retention", metavar="TIME", help="How long records are kept: 90s, 30m, 12h, 7d, 2w, forever.")
-@click.option("--config", "settings", multiple=True, metavar="NAME=VALUE", help="A setting by Kafka's name.")
+@settings_options
 @directory_options
 def create(
     name: str,
