@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from framework.log.clock import Clock
-from framework.log.errors import Damaged, Error, LogClosed
+from framework.log.errors import Damaged, Error, LogClosed, UnknownTopic
 from framework.log.header import check_batch
 from framework.log.partition import Partition
 from framework.log.shared import Mark
@@ -155,7 +155,7 @@ class Committer:
                     raise mark
                 partition.advance(mark)
             except (Error, OSError) as error:
-                if not appends:
+                if not appends and not isinstance(error, UnknownTopic):
                     logger.error("%s could not be synced: %s", partition.name, error)
                 _fail([append for append, _ in appends], error)
             else:

@@ -144,7 +144,7 @@ class Partition:
         """Bring what is written to disk; returns up to where. Call `advance` with it afterwards."""
         mark = self._shared.written(self.slot)
         while not self._synced(mark):
-            with self._locked():
+            with self._locked_existing():
                 _, mark = self._attach_writer()
         return mark
 
@@ -231,9 +231,10 @@ class Partition:
         self._shared.set_hold(self.slot, offset)
 
     def mark_deleted(self) -> None:
-        """Refuse appends and reads from now on, in all processes."""
+        """Refuse appends and reads from now on, in all processes; this one lets go of the files."""
         with self._locked():
             self._shared.set_flags(self.slot, self._shared.flags(self.slot) | DELETED)
+            self._active.close()
 
     def _check_not_failed(self) -> None:
         if self._shared.flags(self.slot) & FAILED:

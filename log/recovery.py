@@ -117,16 +117,8 @@ def rebuild_partition(directory: Path, topic: TopicInfo, number: int, shared: Sh
     new = Segment(directory, rolled.active, topic.settings.index_interval_bytes)
     begin_segment(files, new, producers)
     second = shared.append_second(slot)
-    for path, content, position in (
-        (new.path, data, 0),
-        (new.appended_path, pack_entry(second, durable.offset) if data else b"", len(APPENDED_MAGIC)),
-    ):
-        fd = files.open(path)
-        try:
-            files.pwrite(fd, content, position)
-            files.fdatasync(fd)
-        finally:
-            files.close(fd)
+    files.write(new.path, data)
+    files.write(new.appended_path, APPENDED_MAGIC + (pack_entry(second, durable.offset) if data else b""))
     rolled.write(files, directory)
     shared.reset(slot, Mark(end.offset, len(data), durable.offset), second)
     if durable.position:
