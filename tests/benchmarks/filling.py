@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -62,9 +63,9 @@ def small(bench: Bench) -> Path:
     return bench.shared("small", lambda path: _fill(path, bench.scale.small_bytes))
 
 
-def drop_page_cache(path: Path) -> None:
-    """Have the segments below *path* read from the disk the next time; they are synced already."""
-    for segment in path.rglob("*.log"):
+def drop_page_cache(segments: Iterable[Path]) -> None:
+    """Have *segments* read from the disk the next time; they are synced already."""
+    for segment in segments:
         fd = os.open(segment, os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

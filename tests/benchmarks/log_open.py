@@ -27,7 +27,7 @@ def cut_power(path: Path) -> None:
         slots = (path / "shared").stat().st_size - PAGE_BYTES
         shared.seek(PAGE_BYTES)
         shared.write(bytes(slots - slots % SLOT_BYTES))
-    drop_page_cache(path)
+    drop_page_cache(path.rglob("*.log"))
 
 
 def open_seconds(path: Path) -> float:
