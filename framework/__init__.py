@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from framework.log.ack import Ack, Sent
     from framework.log.errors import Error
     from framework.record import Record
+    from framework.retry import Retry
     from framework.stream import Stream
     from framework.table import Table
     from framework.topic import Topic
@@ -25,6 +26,7 @@ _HOMES = {
     "Error": "framework.log.errors",
     "Job": "framework.job",
     "Record": "framework.record",
+    "Retry": "framework.retry",
     "Run": "framework.batch",
     "Sent": "framework.log.ack",
     "Stream": "framework.stream",
@@ -40,6 +42,7 @@ __all__ = [
     "Error",
     "Job",
     "Record",
+    "Retry",
     "Run",
     "Sent",
     "Stream",

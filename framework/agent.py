@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from datetime import timedelta
 from typing import Any, Generic, Protocol, overload
 
 from typing_extensions import TypeVar
@@ -13,6 +14,7 @@ from framework.errors import DeclarationError
 from framework.log import At
 from framework.log.ack import Ack
 from framework.record import Record
+from framework.retry import Retry
 from framework.stream import Source, Stream, decoding
 from framework.topic import UNSET, Topic, Unset
 
@@ -36,10 +38,23 @@ class Agent(Generic[V, O]):
         *,
         sink: Topic[Any, Any] | None = None,
         start: At = "beginning",
+        on_error: Retry | None = None,
+        timeout: timedelta | None = None,
     ) -> None:
-        """Use `App.agent`. *run* consumes a source until it ends."""
+        """Use `App.agent`. *run* consumes a source until it ends.
+
+        Raises:
+            DeclarationError: *timeout* is not positive, or is given to a function that cannot be interrupted.
+        """
         self.name, self.source, self.function, self.run = name, source, function, run
-        self.sink, self.start = sink, start
+        self.sink, self.start, self.on_error = sink, start, on_error or Retry()
+        self.timeout_s = None if timeout is None else timeout.total_seconds()
+        if timeout is not None and timeout <= timedelta(0):
+            raise DeclarationError(f"agent {name!r}: timeout is {timeout}, it must be positive")
+        if timeout is not None and not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+            raise DeclarationError(
+                f"agent {name!r}: timeout= needs `async def`, nothing can interrupt a plain function"
+            )
 
     def send(self, value: V, *, key: Any | Unset = UNSET) -> Ack:
         """Send *value* to the topic the agent consumes."""

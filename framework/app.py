@@ -18,6 +18,7 @@ from framework.log import Clock, Log, SystemClock, TopicInfo
 from framework.log.errors import TopicExists, UnknownTopic
 from framework.log.sending import Producer
 from framework.log.settings import RANGES
+from framework.retry import Retry
 from framework.state.view import StateView
 from framework.table import Table
 from framework.topic import Durability, Topic
@@ -42,18 +43,20 @@ class App(Declarations):
         durability: Durability | None = None,
         linger: timedelta | None = None,
         batch_bytes: int = 256 << 10,
+        on_error: Retry | None = None,
         clock: Clock | None = None,
     ) -> None:
         """*data* is the data directory (FRAMEWORK_DATA and the command line go before it; default `./data`).
 
         *lifespan* wraps the time the app is open; what it needs to share it puts into `state`. *partitions* is how
         many a topic has that does not say, *durability* when a send to it is acknowledged. What is sent outside agents
-        waits *linger* for company, or until a batch has *batch_bytes*; without, no longer than it must.
+        waits *linger* for company, or until a batch has *batch_bytes*; without, no longer than it must. *on_error* is
+        what agents do about a record that fails, if they do not say.
 
         Raises:
             InvalidName, InvalidSetting: *name* or *partitions* cannot be.
         """
-        super().__init__(name, partitions=partitions, durability=durability)
+        super().__init__(name, partitions=partitions, durability=durability, on_error=on_error)
         self.state: Any = SimpleNamespace()
         self.clock = clock or SystemClock()
         self.lifespan = lifespan

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import TypedDict, TypeVar, Unpack
 
 from framework.agent import Agent, Decorate, DecorateSink, pipeline_run, run_of
 from framework.errors import DeclarationError
@@ -15,6 +15,7 @@ from framework.job import DecorateJob, Job
 from framework.log import At
 from framework.log.errors import InvalidName
 from framework.log.settings import check_partitions
+from framework.retry import Retry
 from framework.schedule import Schedule
 from framework.stream import Stream
 from framework.table import Table
@@ -31,11 +32,24 @@ W = TypeVar("W")
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,100}")
 
 
+class AgentOptions(TypedDict, total=False):
+    """What can be said of an agent beside its topics: see `App.agent`."""
+
+    name: str | None
+    """What it is known by, the function's name unless given: its committed offsets hang on it."""
+    start: At
+    """Where it begins when it has no committed offsets; at the beginning unless said."""
+    on_error: Retry
+    """What becomes of a record that fails; the app's `on_error` unless given."""
+    timeout: timedelta | None
+    """How long a record may be in hand; then it fails with `TimeoutError`. Needs `async def`."""
+
+
 class Declarations:
     """The declaring half of an `App`."""
 
-    def __init__(self, name: str, *, partitions: int, durability: Durability | None) -> None:
-        """Nothing is declared yet; *partitions* and *durability* are those of topics that do not say.
+    def __init__(self, name: str, *, partitions: int, durability: Durability | None, on_error: Retry | None) -> None:
+        """Nothing is declared yet; *partitions*, *durability* and *on_error* are for what does not say.
 
         Raises:
             InvalidName, InvalidSetting: *name* or *partitions* cannot be.
@@ -45,6 +59,7 @@ class Declarations:
         self.tables: dict[str, Table[Any, Any]] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.jobs: dict[str, Job] = {}
+        self._on_error = on_error
         self._partitions = check_partitions(partitions)
         self._topic_defaults = {} if durability is None else overrides_of("defaults", {"durability": durability})
 
@@ -125,34 +140,40 @@ class Declarations:
 
     @overload
     def agent(
-        self, source: Topic[V, KX], *, sink: Topic[W, Any], name: str | None = None, start: At = "beginning"
+        self, source: Topic[V, KX], *, sink: Topic[W, Any], **options: Unpack[AgentOptions]
     ) -> DecorateSink[V, KX, W]: ...
     @overload
-    def agent(self, source: Topic[V, KX], *, name: str | None = None, start: At = "beginning") -> Decorate[V, KX]: ...
+    def agent(self, source: Topic[V, KX], **options: Unpack[AgentOptions]) -> Decorate[V, KX]: ...
     def agent(
         self,
         source: Topic[Any, Any],
         *,
         sink: Topic[Any, Any] | None = None,
-        name: str | None = None,
-        start: At = "beginning",
+        **options: Unpack[AgentOptions],
     ) -> Any:
         """Declare a function as an agent of *source*.
 
         Its first parameter says how it is used: `Stream[...]` (or nothing) for a loop, the topic's type or
-        `Record[...]` to be called per record. What it returns or yields goes to *sink*; None goes nowhere. It
-        is known by *name*, the function's unless given: its committed offsets hang on it. *start* is where it begins
-        when it has none.
+        `Record[...]` to be called per record. What it returns or yields goes to *sink*; None goes nowhere. *options*
+        are those of `AgentOptions`.
 
         Raises:
             DeclarationError: The name is taken, or the function has none of these forms.
         """
 
         def decorate(function: Callable[..., Any]) -> Agent[Any, Any]:
-            called = name or cast(str, getattr(function, "__name__", ""))
+            called = options.get("name") or cast(str, getattr(function, "__name__", ""))
             self._check_new("agent", called)
-            run = run_of(function, source, sink)
-            self.agents[called] = Agent(called, source, function, run, sink=sink, start=start)
+            self.agents[called] = Agent(
+                called,
+                source,
+                function,
+                run_of(function, source, sink),
+                sink=sink,
+                start=options.get("start", "beginning"),
+                on_error=options.get("on_error", self._on_error),
+                timeout=options.get("timeout"),
+            )
             return self.agents[called]
 
         return decorate
@@ -189,7 +210,8 @@ class Declarations:
         self, name: str, source: Topic[Any, Any], stream: Stream[Any, Any], sink: Topic[Any, Any]
     ) -> None:
         self._check_new("agent", name)
-        self.agents[name] = Agent(name, source, None, pipeline_run(stream, sink), sink=sink)
+        run = pipeline_run(stream, sink)
+        self.agents[name] = Agent(name, source, None, run, sink=sink, on_error=self._on_error)
 
     def _check_new(self, kind: str, name: str) -> None:
         check_name(kind, name)

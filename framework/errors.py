@@ -10,6 +10,7 @@
     |-- TableOwned           another agent writes the table
     |-- StaleTask            a send or table access by code whose record is finished or discarded
     |-- AgentEnded           an agent's loop ended although its stream goes on
+    |-- AgentFailed          a record failed for good, and the agent's on_error says stop
     `-- JobFailed            a run of a job failed                                                  exit 3
 
 What names no exit code has that of `Error`, 1.
@@ -48,6 +49,10 @@ class StaleTask(Error):
 
 class AgentEnded(Error):
     """An agent's loop ended although its stream goes on."""
+
+
+class AgentFailed(Error):
+    """A record failed for good, and its agent's `on_error` says stop."""
 
 
 class JobFailed(Error):

@@ -5,36 +5,32 @@ awaited and nothing counted. Which record is being handled follows from how far 
 come. Between two slices the task stands at a record boundary, where it can be committed; a commit that falls
 due while the agent waits for something cuts the slice short, so that the boundary comes soon.
 
-When the agent raises, everything uncommitted is discarded. The records before the failing one are replayed and
-committed, then it is tried alone, `RETRIES` times, and then sent to the dead-letter topic.
+When the agent raises, `framework.supervision` decides what comes next.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from framework.agent import Agent
 from framework.commit import CommitLoop
-from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
-from framework.errors import AgentEnded, DecodeError
+from framework.errors import AgentEnded, AgentFailed, DecodeError
 from framework.fetch import Fetch
 from framework.log import StoredRecord
 from framework.record import Record
 from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
+from framework.supervision import Supervisor
 from framework.topic import Topic
+from framework.watch import Watch
 
-RETRIES = 3
 FIRST_SLICE, MAX_SLICE = 64, 4096
 SLICE_S = 0.005
-RETRY_WAIT_S = 0.1
-logger = logging.getLogger("framework.agent")
 
 
 class Task:
@@ -56,7 +52,7 @@ class Task:
         *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record.
         """
         self.agent, self.fetch, self._commits = agent, fetch, commits
-        self._dead_letters = dead_letters
+        self.failing = Supervisor(self, agent.on_error, dead_letters)
         self.name = f"{agent.name}[{fetch.partition.number}]"
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
         self._is_new, self._now_ms = is_new, now_ms
@@ -73,11 +69,9 @@ class Task:
         self._slice_size = FIRST_SLICE
         self._held: int | None = None
         self._held_effects = self._between_lists = False
-        self._unburied: list[tuple[StoredRecord, DecodeError]] = []
         self._released_in = -1
-        self._alone = self._tombstones = False
-        self._isolated: tuple[int, int] | None = None
-        self._attempts: dict[int, int] = {}
+        self._alone = self._tombstones = self._skipped = False
+        self._stopped = asyncio.Event()
 
     # Running.
 
@@ -86,20 +80,40 @@ class Task:
 
         Raises:
             AgentEnded: The agent's loop ended by itself.
+            AgentFailed: A record failed for good, and the agent's `on_error` says stop.
         """
         while not self.stopping:
             current.set(self.effects)
             try:
-                await self.agent.run(self)
+                await self._run_agent()
+            except AgentFailed:
+                raise
             except Exception as error:  # the one place where an agent's errors are supervised
-                await self._recover(error)
+                await self.failing.recover(error)
             else:
                 if not self.stopping:
                     raise AgentEnded(
-                        f"agent {self.agent.name!r} left its loop at {self._place(self._slice_end)}, but its stream "
+                        f"agent {self.agent.name!r} left its loop at {self.place(self._slice_end)}, but its stream "
                         "goes on: remove the break or return"
                     )
         self.at_boundary = True
+
+    async def _run_agent(self) -> None:
+        """Run it, and no record longer than its timeout."""
+        timeout_s = self.agent.timeout_s
+        if timeout_s is None:
+            await self.agent.run(self)
+            return
+        limit = asyncio.timeout(None)
+        watch = Watch(lambda: None if self.at_boundary else self._in_hand.offset, timeout_s, limit)
+        try:
+            async with limit:
+                with watch:
+                    await self.agent.run(self)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"the record was in hand for more than {timeout_s:g} s") from None
 
     async def slices(
         self, *, as_records: bool, deadline: Callable[[], float | None]
@@ -137,9 +151,7 @@ class Task:
         """The list that `hold` began has been handled."""
         # The record in hand may go on in the next list.
         self._held, self._released_in = None, self._in_hand.offset
-        for record, error in self._unburied:
-            self._bury(record, error)
-        self._unburied = []
+        self.failing.released()
         if self._held_effects:
             # What was done for this list can be committed only between it and the next.
             self._between_lists = True
@@ -156,19 +168,17 @@ class Task:
             try:
                 self.agent.source.value_serde.decode(record.value)
             except DecodeError as error:
-                if self._held is None:
-                    self._bury(record, error)
-                else:
-                    self._unburied.append((record, error))  # It comes again if the list does.
+                self.failing.undecodable(record, error, in_list=self._held is not None)
             else:
                 return False
+        self._skipped = True
         self.cut()
         return True
 
     @property
     def isolating(self) -> bool:
         """Whether records come one by one, to find the one that fails."""
-        return self._isolated is not None
+        return self.failing.isolated is not None
 
     # Slices.
 
@@ -176,19 +186,26 @@ class Task:
         self._uncounted += len(self._slice)
         self.at_boundary = True
         if self._slice:
-            self._taken, self._slice = self._slice, Slice()
-        self.offset = self._slice_end if self._held is None else self._held
+            if self._held is None and not self._skipped:
+                self.failing.succeeded()
+            self._taken, self._slice, self._skipped = self._slice, Slice(), False
+        self._settle_offset()
         # Tasks that the agent started for these records, and that still run, hold the old ones.
         self.effects = self.effects.renew()
         current.set(self.effects)
 
+    def _settle_offset(self) -> None:
+        """What a commit may say now: behind all that was handled, but for what is held."""
+        failed = self.failing.held_offset
+        self.offset = failed if failed is not None else self._slice_end if self._held is None else self._held
+
     async def _boundary(self) -> None:
         """Between two slices: let others run, commit where that cannot wait."""
-        isolated = self._isolated
-        if isolated is not None and (self.offset == isolated[0] or isolated[0] < self._slice_end):
+        isolated = self.failing.isolated
+        if isolated is not None and (self._slice_end == isolated[0] or isolated[0] < self._slice_end):
             await self._commits.commit()
-            if self.offset >= isolated[1]:
-                self._isolated = None
+            self.failing.reached(self._slice_end)
+            self._settle_offset()
         elif self.effects.over_soft_limit or self._is_last_chance():
             await self._commits.commit()
         else:
@@ -210,6 +227,8 @@ class Task:
         while not self.fetch.fill():
             if self.stopping:
                 return False
+            if self.failing.give_up_suspects():  # Nothing is waiting behind them that could tell more.
+                self._settle_offset()
             if self.changed:
                 self._commits.request()
             self.wake.clear()
@@ -227,13 +246,13 @@ class Task:
     def _begin_slice(self, as_records: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
         stop, size = None, self._slice_size
-        if self._isolated is not None:
-            start, end = self._isolated
+        if self.failing.isolated is not None:
+            start, end = self.failing.isolated
             if self._slice_end < start:
                 stop = start
             elif self._slice_end < end:
                 size = 1
-        self._alone = self._isolated is not None and size == 1
+        self._alone = self.failing.isolated is not None and size == 1
         buffer, indexes = self.fetch.buffer, self.fetch.take(size, stop)
         self._slice_end = self.fetch.offset
         if as_records:
@@ -250,7 +269,7 @@ class Task:
         value = None if stored.value is None else topic.value_serde.parse(stored.value)
         return Record(topic, number, stored, value)
 
-    def _give_back(self, offset: int) -> None:
+    def give_back(self, offset: int) -> None:
         """Records from *offset* on come again with the next slice."""
         self.fetch.back_to(offset)
         self._slice_end = offset
@@ -260,7 +279,7 @@ class Task:
         if not self.at_boundary:
             next_offset = self._slice.cut()
             if next_offset is not None:
-                self._give_back(next_offset)
+                self.give_back(next_offset)
 
     def commit_soon(self) -> None:
         """A commit is due: come to a boundary, and ask for it there."""
@@ -282,6 +301,7 @@ class Task:
     def stop(self) -> None:
         """End at the next record boundary."""
         self.stopping = True
+        self._stopped.set()
         self.cut()
         self.wake.set()
 
@@ -312,7 +332,7 @@ class Task:
         commit.changes.append((key, rows.pack_u64(self.offset)))
         commit.inputs.append(self.fetch.partition)
         self.committed, self._due, self._is_new = self.offset, False, False
-        self._attempts = {offset: count for offset, count in self._attempts.items() if offset >= self.offset}
+        self.failing.committed(self.offset)
         self.handled, self._uncounted = self.handled + self._uncounted, 0
 
     def settled(self) -> None:
@@ -334,47 +354,24 @@ class Task:
     def _timestamp_in_hand(self) -> int:
         return self._in_hand.record.timestamp if self._in_hand else self._now_ms()
 
-    async def _recover(self, error: Exception) -> None:
-        """Discard what is uncommitted and arrange for the failing record to be tried alone."""
-        failed = self._failed_range()
-        record = self._in_hand.record if failed is not None and self._alone else None
+    async def discard(self, resume: int | None) -> None:
+        """Forget what is uncommitted and go back to offset *resume*, or else to the committed one."""
         self.effects = self.effects.discard()
-        self._slice, self._held, self._uncounted, self._unburied = Slice(), None, 0, []
+        self._slice, self._held, self._uncounted, self._skipped = Slice(), None, 0, False
         self.at_boundary = False
         await self._commits.commit()  # The one under way, of which the replay must see the rows.
-        self._give_back(self.committed)
-        self.offset = self.committed
+        self.give_back(self.committed if resume is None else resume)
+        self._settle_offset()
         self.at_boundary = True
-        start = self.offset if failed is None else failed[0]
-        attempt = self._attempts[start] = self._attempts.get(start, 0) + 1
-        trace = error if attempt == 1 else None
-        logger.warning(
-            "%s: %s failed, %s: %s",
-            self.name,
-            self._place(start),
-            _ordinal(attempt),
-            describe(error),
-            exc_info=trace,
-        )
-        if failed is None:
-            await self._wait_to_start(error, attempt)
-        elif record is not None and attempt > RETRIES:
-            self._give_back(record.offset + 1)
-            self._bury(record, error)
-            self._uncounted = 1
-            self.offset, self._isolated = self._slice_end, None
-            # At once: the next failure would discard the dead letter, and begin again with its record.
-            await self._commits.commit()
-        elif self._isolated is None or not self._isolated[0] <= start < self._isolated[1]:
-            self._isolated = failed
 
-    async def _wait_to_start(self, error: Exception, attempt: int) -> None:
-        """The agent failed before it took a record: no record is to blame, so wait, and in the end stop."""
-        if attempt > RETRIES:
-            raise error
-        await asyncio.sleep(RETRY_WAIT_S * 2**attempt)
+    async def pause(self, seconds: float) -> None:
+        """Wait *seconds*, or until the task is told to stop."""
+        if seconds:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stopped.wait()
 
-    def _failed_range(self) -> tuple[int, int] | None:
+    def failed_range(self) -> tuple[int, int] | None:
         """The offsets of which one has failed; None if the agent has taken no record since the last commit."""
         if self._slice:
             offset = self._slice.offset
@@ -383,12 +380,14 @@ class Task:
             return self._taken.offset, self._taken.offset + 1
         return (self.committed, self._slice_end) if self._slice_end > self.committed else None
 
-    def _bury(self, record: StoredRecord, error: Exception) -> None:
-        bury(self.effects, self._dead_letters, self.fetch.partition, record, error)
+    def failed_record(self) -> StoredRecord | None:
+        """The record that has failed, if it can only be one."""
+        failed = self.failed_range()
+        if failed is None or not self._in_hand:
+            return None
+        record = self._in_hand.record
+        return record if failed == (record.offset, record.offset + 1) else None
 
-    def _place(self, offset: int) -> str:
+    def place(self, offset: int) -> str:
+        """How *offset* is named in logs."""
         return f"{self.fetch.partition.name}@{offset}"
-
-
-def _ordinal(attempt: int) -> str:
-    return "first attempt" if attempt == 1 else f"retry {attempt - 1} of {RETRIES}"
