@@ -13,6 +13,7 @@ from pathlib import Path
 from framework.agent import Agent
 from framework.app import App
 from framework.commit import CommitLoop
+from framework.concurrency import ConcurrentTask
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
 from framework.job_runner import JobRunner
@@ -20,6 +21,7 @@ from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
 from framework.state.database import Database
+from framework.state.errors import StateAhead
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
 from framework.task import Task
@@ -55,7 +57,7 @@ class Worker:
     ) -> None:
         """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end."""
         self.app = app
-        self.tasks: list[Task] = []
+        self.tasks: list[Task | ConcurrentTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
         self._random, self._open_database = random, open_database
         self._commits: dict[Store, CommitLoop] = {}
@@ -141,7 +143,13 @@ class Worker:
                 loop = self._commits[store] = CommitLoop(store, executor)
             fetch = Fetch(log.reader(partition, offset))
             is_new, now_ms = committed is None, self.app.clock.now_ms
-            task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
+            kind = ConcurrentTask if agent.concurrency > 1 else Task
+            if kind is Task and store.finished(agent.name, info, number):
+                raise StateAhead(
+                    f"agent {agent.name!r} has finished records of {partition.name} above offset {offset}, at which it "
+                    "would go on: run it once with concurrency above 1, as it had then, until it is idle"
+                )
+            task = kind(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
             loop.tasks.append(task)
             self.tasks.append(task)
 

@@ -71,7 +71,7 @@ class StateView:
         """The committed offset of *agent*, None if it never committed."""
         shard = self._snapshot(str(partition % SHARDS))
         value = shard.get(rows.offset_key(agent, topic.id, partition)) if shard else None
-        return None if value is None else rows.unpack_u64(value)
+        return None if value is None else rows.unpack_offset(value)
 
     def offsets(self) -> list[tuple[str, str, int, int]]:
         """(agent, topic id, partition, offset) of every committed offset."""
@@ -79,7 +79,7 @@ class StateView:
         for name in map(str, range(SHARDS)):
             shard = self._snapshot(name)
             for key, value in shard.scan(b"o") if shard else ():
-                found.append((*rows.split_offset_key(key), rows.unpack_u64(value)))
+                found.append((*rows.split_offset_key(key), rows.unpack_offset(value)))
         return found
 
     def job_rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
