@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from framework.committed import CommittedTable
-from framework.dead_letter import MAX_HEADERS_BYTES
+from framework.dead_letter import MAX_HEADERS_BYTES, SUFFIX
 from framework.declare import Declarations
 from framework.log import Clock, Log, SystemClock, TopicInfo
 from framework.log.errors import TopicExists, UnknownTopic
@@ -202,7 +202,7 @@ class App(Declarations):
 
     def dead_letters(self, name: str, source: Topic[Any, Any]) -> Topic[Any, Any]:
         """The dead-letter topic of the agent or job *name*, with the partitions of *source*."""
-        called = f"{self.name}.{name}.dead-letter"
+        called = f"{self.name}.{name}{SUFFIX}"
         info = self.topic_info(source)
         known = self.topics.get(called)
         if known is None:

@@ -23,6 +23,7 @@ from framework.log import StoredRecord
 from framework.record import Record
 from framework.state import rows
 from framework.state.store import Commit
+from framework.status import Counts, Doing
 from framework.supervision import MIN_STALLED_WAIT_S
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ConcurrentTask:
         self.stalled = False
         self._encode_error: Exception | None = None
         self.handled = self.failures = self.buried = self.skipped = 0
+        self.busy_s = 0.0
         self.last_error: str | None = None
         self.attempt = 0
         self.stopping = self.idle = False
@@ -164,7 +166,8 @@ class ConcurrentTask:
 
     async def _attempt(self, record: StoredRecord) -> Exception | None:
         """Call the agent's function; what it raised."""
-        effects = RecordEffects(self.effects, record)
+        effects, loop = RecordEffects(self.effects, record), asyncio.get_running_loop()
+        started_s = loop.time()
         current.set(effects)
         limit = asyncio.timeout(self.agent.timeout_s)
         try:
@@ -181,6 +184,7 @@ class ConcurrentTask:
         except Exception as error:  # the one place where the agent's errors are supervised
             return error
         finally:
+            self.busy_s += loop.time() - started_s
             effects.close()
             current.set(None)
         return None
@@ -204,6 +208,24 @@ class ConcurrentTask:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopped.wait()
+
+    @property
+    def in_hand(self) -> int | None:
+        """The offset of the oldest record in flight."""
+        return next(iter(self._in_flight), None)
+
+    @property
+    def doing(self) -> Doing:
+        """What it is at."""
+        if self.stalled:
+            return "stalled"
+        return "handling" if self._in_flight else "idle"
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done."""
+        done = (self.handled, self.failures, self.buried, self.skipped)
+        return Counts(*done, self.busy_s, self.attempt, self.last_error)
 
     def ring(self) -> None:
         """Look whether what the task waits for has come."""

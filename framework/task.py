@@ -25,9 +25,10 @@ from framework.record import Record
 from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
+from framework.status import Counts, Doing
 from framework.supervision import Supervisor
 from framework.topic import Topic
-from framework.watch import Watch
+from framework.watch import within
 
 FIRST_SLICE, MAX_SLICE = 64, 4096
 SLICE_S = 0.005
@@ -59,6 +60,7 @@ class Task:
         self._wire(self.effects)
         self.offset = self.committed = self.durable = fetch.offset
         self.handled = self._uncounted = 0
+        self.busy_s = 0.0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self._due = False
         self.wake = asyncio.Event()
@@ -85,7 +87,7 @@ class Task:
         while not self.stopping:
             current.set(self.effects)
             try:
-                await self._run_agent()
+                await within(self.agent.timeout_s, lambda: self.in_hand, self.agent.run(self))
             except AgentFailed:
                 raise
             except Exception as error:  # the one place where an agent's errors are supervised
@@ -97,23 +99,6 @@ class Task:
                         "goes on: remove the break or return"
                     )
         self.at_boundary = True
-
-    async def _run_agent(self) -> None:
-        """Run it, and no record longer than its timeout."""
-        timeout_s = self.agent.timeout_s
-        if timeout_s is None:
-            await self.agent.run(self)
-            return
-        limit = asyncio.timeout(None)
-        watch = Watch(lambda: None if self.at_boundary else self._in_hand.offset, timeout_s, limit)
-        try:
-            async with limit:
-                with watch:
-                    await self.agent.run(self)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise TimeoutError(f"the record was in hand for more than {timeout_s:g} s") from None
 
     async def slices(
         self, *, as_records: bool, deadline: Callable[[], float | None]
@@ -288,10 +273,32 @@ class Task:
 
     def _adapt(self, seconds: float) -> None:
         """Slices as long as fit between two commits without holding up the loop."""
+        self.busy_s += seconds
         if seconds > 2 * SLICE_S:
             self._slice_size = max(1, self._slice_size // 2)
         elif seconds < SLICE_S:
             self._slice_size = min(MAX_SLICE, self._slice_size * 2)
+
+    @property
+    def in_hand(self) -> int | None:
+        """The offset of the record that is being handled, or waits to be tried again; None between records."""
+        if self.failing.waiting_at is not None:
+            return self.failing.waiting_at
+        return None if self.at_boundary or not self._slice else self._slice.offset
+
+    @property
+    def doing(self) -> Doing:
+        """What it is at."""
+        if self.failing.stalled:
+            return "stalled"
+        if self.failing.isolated is not None:
+            return "retrying"
+        return "idle" if self.at_boundary else "handling"
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done."""
+        return self.failing.counts(self.handled, self.busy_s)
 
     def ring(self) -> None:
         """Look whether what the task waits for has come."""

@@ -24,6 +24,9 @@ from framework.state.database import Database
 from framework.state.errors import StateAhead
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
+from framework.status import FILE as STATUS_FILE
+from framework.status import INTERVAL_S as STATUS_INTERVAL_S
+from framework.status import Observer
 from framework.task import Task
 
 STOP_TIMEOUT_S = 30.0
@@ -160,7 +163,7 @@ class Worker:
         exits.callback(doorbell.close)
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
-        services += [self._hold(), self._retain(log)]
+        services += [self._hold(), self._retain(log), self._observe(log, exits)]
         if self._jobs is not None:
             services += [self._jobs.serve(job) for job in self.app.jobs.values()]
         return services
@@ -212,6 +215,17 @@ class Worker:
         while True:
             self.publish_holds()
             await asyncio.sleep(HOLD_INTERVAL_S)
+
+    async def _observe(self, log: Log, exits: AsyncExitStack) -> None:
+        """Write down what the tasks are doing, for other processes."""
+        observer = Observer(self.tasks, log.path / STATUS_FILE)
+        exits.callback(observer.remove)
+        while True:
+            try:
+                observer.write()
+            except OSError as error:
+                logger.debug("%s cannot be written: %s", STATUS_FILE, error)
+            await asyncio.sleep(STATUS_INTERVAL_S)
 
     async def _retain(self, log: Log) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""
