@@ -72,6 +72,7 @@ class Observed(Protocol):
 
     agent: Agent[Any, Any]
     fetch: Fetch
+    handled: int
 
     @property
     def in_hand(self) -> int | None:
@@ -92,31 +93,33 @@ class Observer:
     def __init__(self, tasks: Iterable[Observed], path: Path, now_s: Callable[[], float] = time.time) -> None:
         """Writes to *path*."""
         self._tasks, self._path, self._now_s = list(tasks), path, now_s
-        self._seen: dict[int, tuple[Doing, int | None, float]] = {}
-        self._written = b""
+        self._seen: list[TaskStatus | None] = [None] * len(self._tasks)
+        self._written: list[TaskStatus] | None = None
 
     def look(self) -> list[TaskStatus]:
         """Each task as it is now."""
-        return [self._look(number, task) for number, task in enumerate(self._tasks)]
+        looked = [self._look(task, seen) for task, seen in zip(self._tasks, self._seen, strict=True)]
+        self._seen = [*looked]
+        return looked
 
-    def _look(self, number: int, task: Observed) -> TaskStatus:
-        doing, offset = task.doing, task.in_hand
-        seen = self._seen.get(number)
-        if seen is None or seen[:2] != (doing, offset):
-            seen = self._seen[number] = (doing, offset, self._now_s())
-        since = None if offset is None else seen[2]
-        partition = task.fetch.partition
+    def _look(self, task: Observed, seen: TaskStatus | None) -> TaskStatus:
+        doing = task.doing
+        if seen is not None and doing == "idle" == seen.doing and task.handled == seen.counts.handled:
+            return seen  # As most of a thousand are, most of the time.
+        offset, partition = task.in_hand, task.fetch.partition
+        since = None if offset is None else self._now_s()
+        if seen is not None and (seen.doing, seen.offset) == (doing, offset):
+            since = seen.since
         return TaskStatus(task.agent.name, partition.topic.name, partition.number, doing, offset, since, task.counts)
 
     def write(self) -> None:
         """Replace the file, if it says something else by now."""
-        tasks = [asdict(status) for status in self.look()]
-        data = json.dumps({"pid": os.getpid(), "tasks": tasks}).encode()
-        if data != self._written:
+        looked = self.look()
+        if looked != self._written:
             temporary = self._path.with_suffix(".tmp")
-            temporary.write_bytes(data)
+            temporary.write_text(json.dumps({"pid": os.getpid(), "tasks": [asdict(status) for status in looked]}))
             temporary.replace(self._path)
-            self._written = data
+            self._written = looked
 
     def remove(self) -> None:
         """The worker has ended."""
