@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 from framework.agent import Agent
+from framework.clock import Timer, Waker
 from framework.commit import CommitLoop
 from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
@@ -50,10 +50,12 @@ class Task:
         *,
         is_new: bool,
         now_ms: Callable[[], int],
+        timer: Timer,
     ) -> None:
         """*fetch* stands at the committed offset, or *is_new*, where the agent begins.
 
-        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record.
+        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record,
+        *timer* what it waits by.
         """
         self.agent, self.fetch, self._commits = agent, fetch, commits
         self._dead_letters = dead_letters
@@ -65,7 +67,7 @@ class Task:
         self.handled = self._uncounted = 0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self._due = False
-        self.wake = asyncio.Event()
+        self.wake = Waker(timer)
         self._encode_error: Exception | None = None
         self._slice, self._taken = Slice(), Slice()
         """What the agent is at, and what it was at last."""
@@ -125,8 +127,8 @@ class Task:
             self._adapt(loop.time() - started)
 
     def now(self) -> float:
-        """Seconds on the event loop's clock."""
-        return asyncio.get_running_loop().time()
+        """Seconds on the clock that the task waits by."""
+        return self.wake.timer.time()
 
     def hold(self, *, effects: bool) -> bool:
         """Let no commit pass the record being handled; see `framework.stream.Source`."""
@@ -216,9 +218,7 @@ class Task:
             if self.fetch.ready(self._slice_end):
                 continue
             self._waiting, self.idle = True, self._held is None
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self.wake.wait()
+            await self.wake.wait(deadline)
             self._waiting = self.idle = False
             if self._encode_error is not None or (deadline is not None and self.now() >= deadline):
                 return False
@@ -372,7 +372,7 @@ class Task:
         """The agent failed before it took a record: no record is to blame, so wait, and in the end stop."""
         if attempt > RETRIES:
             raise error
-        await asyncio.sleep(RETRY_WAIT_S * 2**attempt)
+        await self.wake.pause(RETRY_WAIT_S * 2**attempt)
 
     def _failed_range(self) -> tuple[int, int] | None:
         """The offsets of which one has failed; None if the agent has taken no record since the last commit."""
@@ -385,6 +385,11 @@ class Task:
 
     def _bury(self, record: StoredRecord, error: Exception) -> None:
         bury(self.effects, self._dead_letters, self.fetch.partition, record, error)
+
+    @property
+    def in_hand(self) -> str:
+        """The record being handled, or the one to be read next."""
+        return self._place(self._slice.offset if self._slice else self._slice_end)
 
     def _place(self, offset: int) -> str:
         return f"{self.fetch.partition.name}@{offset}"
