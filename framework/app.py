@@ -179,9 +179,9 @@ class App(Declarations):
         Raises:
             AppIsOpen: It is in use already.
         """
-        from framework.testing import testing
+        from framework.testing import harness
 
-        return testing(self, start)
+        return harness(self, start)
 
     def flush(self) -> None:
         """Hand what was sent outside agents to the log; does not wait for it."""

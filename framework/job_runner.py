@@ -140,7 +140,7 @@ class JobRunner:
             trigger=trigger,
         )
         if state == "empty":
-            row.ended = now
+            row.attempt, row.ended = 1, now  # Which had nothing to do.
         changes = [row.change()]
         if trigger == "schedule":
             changes.append((rows.meta_key(f"job {job.name}"), rows.pack_u64(int(nominal.timestamp()))))

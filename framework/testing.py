@@ -1,9 +1,9 @@
 """Testing an app: its own objects on real parts in a temporary directory, at a time that the test moves.
 
-    async with app.testing() as t:
-        await orders.send(Order(customer="ann", amount=3))
-        await t.idle()
-        assert baskets["ann"].total == 3
+async with app.testing() as t:
+    await orders.send(Order(customer="ann", amount=3))
+    await t.idle()
+    assert baskets["ann"].total == 3
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from framework.worker import Worker
 V = TypeVar("V")
 
 POLL_S = 0.001
-TIMEOUT = timedelta(seconds=10)
+LIMIT = timedelta(seconds=10)
 
 
 @asynccontextmanager
-async def testing(app: App, start: datetime | None = None) -> AsyncIterator[Harness]:
+async def harness(app: App, start: datetime | None = None) -> AsyncIterator[Harness]:
     """Use `App.testing`."""
     if app.is_open:
         raise AppIsOpen(f"app {app.name!r} is open in {app.data}: close it, or leave what opened it, before testing()")
@@ -47,11 +47,11 @@ async def testing(app: App, start: datetime | None = None) -> AsyncIterator[Harn
             group = await asyncio.TaskGroup().__aenter__()
             # Without the body's error, which a group would wrap into another; its tasks raise none.
             exits.push_async_callback(group.__aexit__, None, None, None)
-            harness = Harness(app, clock, group)
-            exits.push_async_callback(harness._end)
-            await harness._begin()
-            yield harness
-            harness._check(again=False)
+            running = Harness(app, clock, group)
+            exits.push_async_callback(running._end)
+            await running._begin()
+            yield running
+            running._check(again=False)
 
 
 @contextmanager
@@ -73,8 +73,8 @@ def _lent(app: App, directory: Path, clock: ManualClock) -> Iterator[None]:
 class Harness:
     """What a test does with an app that runs; given by `App.testing`.
 
-    The app's agents and jobs run beside the test, in its event loop, on a real log and real RocksDB. Inside, the app's own
-    topics, tables and agents are used as they are anywhere. At the end everything is thrown away.
+    The app's agents and jobs run beside the test, in its event loop, on a real log and real RocksDB; its topics, tables
+    and agents are used as they are anywhere. At the end everything is thrown away.
     """
 
     def __init__(self, app: App, clock: ManualClock, group: asyncio.TaskGroup) -> None:
@@ -88,7 +88,7 @@ class Harness:
 
     # Waiting.
 
-    async def idle(self, timeout: timedelta = TIMEOUT) -> None:
+    async def idle(self, within: timedelta = LIMIT) -> None:
         """Return when every record has been handled and committed, and every job that is due has run.
 
         As far as that goes at the time the clock shows: for a list of `take` that is not full, or a job that is due
@@ -96,11 +96,11 @@ class Harness:
         the clock moves as far as they take.
 
         Raises:
-            NotIdle: It is not so after *timeout* by the real clock; names what is left.
+            NotIdle: It is not so *within* that time by the real clock; names what is left.
             Error: Whatever has ended the worker: an agent that left its loop, state that cannot be written.
         """
         loop = asyncio.get_running_loop()
-        ends = loop.time() + timeout.total_seconds()
+        ends = loop.time() + within.total_seconds()
         while True:
             self._check()
             self.app.flush()
@@ -110,7 +110,7 @@ class Harness:
                 break
             if loop.time() > ends:
                 left = "; ".join([*(_described(task) for task in tasks), *rest])
-                raise NotIdle(f"app {self.app.name!r} is not idle after {timeout.total_seconds():g} s: {left}")
+                raise NotIdle(f"app {self.app.name!r} is not idle after {within.total_seconds():g} s: {left}")
             if tasks and not rest and all(task.wake.pausing for task in tasks):
                 self._pass_pause(tasks)
             await asyncio.sleep(POLL_S)
