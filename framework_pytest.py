@@ -24,7 +24,7 @@ class RunApp(Protocol):
 
 @pytest.fixture
 def testing() -> RunApp:
-    """Runs an app for a test, `async with testing(app) as t:`, as `App.testing`; without *app* the project's own."""
+    """What runs an app for a test; without naming one, the app that `framework worker` would run."""
     from framework.discover import find_app
     from framework.testing import harness
 

@@ -132,6 +132,7 @@ class Worker:
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
+        exits.callback(self._close_readers)
         exits.callback(self._remember_progress)
         shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
@@ -287,6 +288,10 @@ class Worker:
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""
         self._ended = self.progress
+
+    def _close_readers(self) -> None:
+        for task in self.tasks:
+            task.fetch.close()
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
