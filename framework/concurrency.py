@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from framework.clock import Timer, Waker
 from framework.commit import CommitLoop
 from framework.dead_letter import bury, describe
 from framework.effects import current
@@ -48,6 +48,7 @@ class ConcurrentTask:
         *,
         is_new: bool,
         now_ms: Callable[[], int],
+        timer: Timer,
     ) -> None:
         """As `Task`; *fetch* stands at the oldest offset that is not finished."""
         self.agent, self.fetch, self._commits = agent, fetch, commits
@@ -76,7 +77,8 @@ class ConcurrentTask:
         self.last_error: str | None = None
         self.attempt = 0
         self.stopping = self.idle = False
-        self.wake, self._stopped = asyncio.Event(), asyncio.Event()
+        self.wake = Waker(timer)
+        self._pauses: set[Waker] = set()
 
     # Running.
 
@@ -205,9 +207,13 @@ class ConcurrentTask:
         self.wake.set()
 
     async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
+        if seconds and not self.stopping:
+            pause = Waker(self.wake.timer)
+            self._pauses.add(pause)
+            try:
+                await pause.pause(seconds)
+            finally:
+                self._pauses.discard(pause)
 
     @property
     def in_hand(self) -> int | None:
@@ -220,6 +226,21 @@ class ConcurrentTask:
         if self.stalled:
             return "stalled"
         return "handling" if self._in_flight else "idle"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has anything to do before a record comes or the clock moves."""
+        return bool(self._in_flight) or not self.wake.asleep or self.fetch.ready(self.fetch.offset) or self.changed
+
+    @property
+    def pause_until(self) -> float | None:
+        """When the first pause before another attempt ends, by its timer; None if a record is being handled."""
+        ends = [pause.until for pause in self._pauses if pause.asleep and pause.until is not None]
+        return min(ends) if ends and len(ends) == self._active else None
+
+    def place(self, offset: int) -> str:
+        """How *offset* is named in logs."""
+        return f"{self.fetch.partition.name}@{offset}"
 
     @property
     def counts(self) -> Counts:
@@ -235,7 +256,8 @@ class ConcurrentTask:
     def stop(self) -> None:
         """End when the records in hand are finished; what waits for another attempt is left for the next start."""
         self.stopping = True
-        self._stopped.set()
+        for pause in self._pauses:
+            pause.set()
         self._decide(give_up=False)
         self.wake.set()
 
@@ -256,9 +278,9 @@ class ConcurrentTask:
             AgentFailed: The worker is to stop.
         """
         if self._retry.then == "stop":
-            place = f"{self.fetch.partition.name}@{record.offset}"
             raise AgentFailed(
-                f"agent {self.agent.name!r} failed at {place}, and its on_error says stop: {describe(error)}"
+                f"agent {self.agent.name!r} failed at {self.place(record.offset)}, and its on_error says stop: "
+                f"{describe(error)}"
             ) from error
         if isinstance(error, DecodeError) or self.stalled:
             return not self.stalled
@@ -289,7 +311,7 @@ class ConcurrentTask:
     def _give_up(self, record: StoredRecord, error: Exception) -> None:
         if self._retry.then == "skip":
             self.skipped += 1
-            logger.error("%s: %s@%d is skipped: %s", self.agent.name, self.fetch.partition.name, record.offset, error)
+            logger.error("%s: %s is skipped: %s", self.agent.name, self.place(record.offset), describe(error))
         else:
             self.buried += 1
             bury(self.effects, self._dead_letters, self.fetch.partition, record, error)
@@ -299,7 +321,7 @@ class ConcurrentTask:
         if self.stalled and attempt > self._retry.times + 1:
             return
         which = "first attempt" if attempt == 1 else f"retry {attempt - 1} of {self._retry.times}"
-        place, trace = f"{self.fetch.partition.name}@{record.offset}", error if attempt == 1 else None
+        trace, place = error if attempt == 1 else None, self.place(record.offset)
         logger.warning("%s: %s failed, %s: %s", self.name, place, which, describe(error), exc_info=trace)
 
     # Committing.

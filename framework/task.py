@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 from framework.agent import Agent
+from framework.clock import Timer, Waker
 from framework.commit import CommitLoop
 from framework.effects import Effects, current
 from framework.errors import AgentEnded, AgentFailed, DecodeError
@@ -47,10 +47,12 @@ class Task:
         *,
         is_new: bool,
         now_ms: Callable[[], int],
+        timer: Timer,
     ) -> None:
         """*fetch* stands at the committed offset, or *is_new*, where the agent begins.
 
-        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record.
+        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record,
+        *timer* what it waits by.
         """
         self.agent, self.fetch, self._commits = agent, fetch, commits
         self.failing = Supervisor(self, agent.on_error, dead_letters)
@@ -63,7 +65,7 @@ class Task:
         self.busy_s = 0.0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self._due = False
-        self.wake = asyncio.Event()
+        self.wake = Waker(timer)
         self._encode_error: Exception | None = None
         self._slice, self._taken = Slice(), Slice()
         """What the agent is at, and what it was at last."""
@@ -73,7 +75,6 @@ class Task:
         self._held_effects = self._between_lists = False
         self._released_in = -1
         self._alone = self._tombstones = self._skipped = False
-        self._stopped = asyncio.Event()
 
     # Running.
 
@@ -124,8 +125,8 @@ class Task:
             self._adapt(loop.time() - started)
 
     def now(self) -> float:
-        """Seconds on the event loop's clock."""
-        return asyncio.get_running_loop().time()
+        """Seconds on the clock that the task waits by."""
+        return self.wake.timer.time()
 
     def hold(self, *, effects: bool) -> bool:
         """Let no commit pass the record being handled; see `framework.stream.Source`."""
@@ -220,9 +221,7 @@ class Task:
             if self.fetch.ready(self._slice_end):
                 continue
             self._waiting, self.idle = True, self._held is None
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self.wake.wait()
+            await self.wake.wait(deadline)
             self._waiting = self.idle = False
             if self._encode_error is not None or (deadline is not None and self.now() >= deadline):
                 return False
@@ -296,6 +295,17 @@ class Task:
         return "idle" if self.at_boundary else "handling"
 
     @property
+    def unfinished(self) -> bool:
+        """Whether it has anything to do before a record comes or the clock moves."""
+        waits = self.wake.asleep and not self.wake.pausing and not self.fetch.ready(self.fetch.offset)
+        return not waits or (self.changed and self.committable)
+
+    @property
+    def pause_until(self) -> float | None:
+        """When the pause before another attempt ends, by its timer; None if it is in none."""
+        return self.wake.until if self.wake.pausing and self.wake.asleep else None
+
+    @property
     def counts(self) -> Counts:
         """What it has done."""
         return self.failing.counts(self.handled, self.busy_s)
@@ -308,7 +318,6 @@ class Task:
     def stop(self) -> None:
         """End at the next record boundary."""
         self.stopping = True
-        self._stopped.set()
         self.cut()
         self.wake.set()
 
@@ -373,10 +382,8 @@ class Task:
 
     async def pause(self, seconds: float) -> None:
         """Wait *seconds*, or until the task is told to stop."""
-        if seconds:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._stopped.wait()
+        if seconds and not self.stopping:
+            await self.wake.pause(seconds)
 
     def failed_range(self) -> tuple[int, int] | None:
         """The offsets of which one has failed; None if the agent has taken no record since the last commit."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from framework.agent import Agent
 from framework.app import App
+from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
 from framework.concurrency import ConcurrentTask
 from framework.errors import DeclarationError
@@ -57,14 +58,22 @@ class Worker:
         stop_timeout_s: float = STOP_TIMEOUT_S,
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
+        may_be_empty: bool = False,
     ) -> None:
-        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end."""
+        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
+
+        *may_be_empty*: run even if the app declares neither agents nor jobs.
+        """
         self.app = app
         self.tasks: list[Task | ConcurrentTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
-        self._random, self._open_database = random, open_database
+        self._random, self._open_database, self._may_be_empty = random, open_database, may_be_empty
         self._commits: dict[Store, CommitLoop] = {}
-        self._jobs: JobRunner | None = None
+        self.jobs: JobRunner | None = None
+        self.retention_due_s = 0.0
+        """When the log is looked through next, by the timer of the app's clock."""
+        self._running: list[asyncio.Task[None]] = []
+        self._killed = False
         self._stop = asyncio.Event()
         self._ended: Progress | None = None
         self._dangling: dict[int, int] = {}
@@ -90,6 +99,16 @@ class Worker:
         """Finish what is in hand, commit, and end `run`; may be called from a signal handler of the loop."""
         self._stop.set()
 
+    def kill(self) -> None:
+        """End `run` as if the process had been killed at this moment: nothing more is committed."""
+        self._killed = True
+        for task in self.tasks:
+            task.stop()  # For code that goes on when it is cancelled.
+            task.effects.close()
+        for running in self._running:
+            running.cancel()
+        self._stop.set()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Worker]:
         """Agents and jobs run beside the body; the first failure of one cancels it and is raised."""
@@ -100,22 +119,25 @@ class Worker:
                     # Each agent's errors are handled in its task; what comes out of one ends the worker.
                     agents = [group.create_task(task.run(), name=task.name) for task in self.tasks]
                     services = [group.create_task(coroutine) for coroutine in self._services(log, exits)]
+                    self._running = [*agents, *services]
                     try:
                         yield self
                     finally:
-                        await self._finish(agents)
-                        for service in services:
-                            service.cancel()
+                        if not self._killed:
+                            await self._finish(agents)
+                        for running in self._running:
+                            running.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
 
     async def _open(self, exits: AsyncExitStack) -> Log:
         app = self.app
-        if not app.agents and not app.jobs:
+        if not app.agents and not app.jobs and not self._may_be_empty:
             raise DeclarationError(f"app {app.name!r} declares no agents and no jobs: there is nothing to run")
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
+        exits.callback(self._close_readers)
         exits.callback(self._remember_progress)
         shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
@@ -130,7 +152,7 @@ class Worker:
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
         if app.jobs:
-            self._jobs = JobRunner(app, shards.of_jobs())
+            self.jobs = JobRunner(app, shards.of_jobs())
         await exits.enter_async_context(app.living())
         return log
 
@@ -145,14 +167,14 @@ class Worker:
             if loop is None:
                 loop = self._commits[store] = CommitLoop(store, executor)
             fetch = Fetch(log.reader(partition, offset))
-            is_new, now_ms = committed is None, self.app.clock.now_ms
+            is_new, now_ms, timer = committed is None, self.app.clock.now_ms, timer_of(self.app.clock)
             kind = ConcurrentTask if agent.concurrency > 1 else Task
             if kind is Task and store.finished(agent.name, info, number):
                 raise StateAhead(
                     f"agent {agent.name!r} has finished records of {partition.name} above offset {offset}, at which it "
                     "would go on: run it once with concurrency above 1, as it had then, until it is idle"
                 )
-            task = kind(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
+            task = kind(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms, timer=timer)
             loop.tasks.append(task)
             self.tasks.append(task)
 
@@ -163,9 +185,9 @@ class Worker:
         exits.callback(doorbell.close)
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
-        services += [self._hold(), self._retain(log), self._observe(log, exits)]
-        if self._jobs is not None:
-            services += [self._jobs.serve(job) for job in self.app.jobs.values()]
+        services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
+        if self.jobs is not None:
+            services += [self.jobs.serve(job) for job in self.app.jobs.values()]
         return services
 
     async def _listen(self, doorbell: Doorbell) -> None:
@@ -206,7 +228,7 @@ class Worker:
         """Tell retention, in all processes, up to where agents and jobs have read each partition."""
         holds: dict[Partition, int] = {}
         positions = [(task.fetch.partition, task.durable) for task in self.tasks]
-        for partition, offset in [*positions, *(self._jobs.positions() if self._jobs is not None else ())]:
+        for partition, offset in [*positions, *(self.jobs.positions() if self.jobs is not None else ())]:
             holds[partition] = min(holds.get(partition, offset), offset)
         for partition, offset in holds.items():
             partition.set_hold(offset)
@@ -227,10 +249,12 @@ class Worker:
                 logger.debug("%s cannot be written: %s", STATUS_FILE, error)
             await asyncio.sleep(STATUS_INTERVAL_S)
 
-    async def _retain(self, log: Log) -> None:
+    async def _retain(self, log: Log, timer: Timer) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""
         while True:
-            await asyncio.sleep(RETENTION_INTERVAL_S)
+            self.retention_due_s = timer.time() + RETENTION_INTERVAL_S
+            await sleep(timer, RETENTION_INTERVAL_S)
+            self.publish_holds()
             try:
                 await asyncio.to_thread(log.retain)
             except (Error, OSError) as error:
@@ -248,9 +272,14 @@ class Worker:
         """Whether everything in the log has been handled and committed."""
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
-            and not any(loop.busy for loop in self._commits.values())
-            and not (self._jobs is not None and self._jobs.running)
+            and not self.committing
+            and not (self.jobs is not None and self.jobs.running)
         )
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit is being written."""
+        return any(loop.busy for loop in self._commits.values())
 
     async def _finish(self, agents: list[asyncio.Task[None]]) -> None:
         """Let every agent finish the record in hand, then commit."""
@@ -276,11 +305,15 @@ class Worker:
             return self._ended
         lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks)
         handled = sum(task.handled for task in self.tasks)
-        return Progress(handled, lag, len(self._jobs.running) if self._jobs else 0)
+        return Progress(handled, lag, len(self.jobs.running) if self.jobs else 0)
 
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""
         self._ended = self.progress
+
+    def _close_readers(self) -> None:
+        for task in self.tasks:
+            task.fetch.close()
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

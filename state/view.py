@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from math import inf
 
 from framework.log import Log, TopicInfo, partition_of
 from framework.log.errors import NewerFormat
@@ -86,6 +87,11 @@ class StateView:
         """The rows of the jobs database whose keys begin with *prefix*."""
         jobs = self._snapshot(JOBS)
         return list(jobs.scan(prefix)) if jobs else []
+
+    def expire(self) -> None:
+        """Have the next read see all that is committed by then."""
+        with self._guard:
+            self._open = {name: (snapshot, -inf) for name, (snapshot, _) in self._open.items()}
 
     def close(self) -> None:
         """Close what was opened."""
