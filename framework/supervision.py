@@ -88,7 +88,7 @@ class Supervisor:
             (record, error), self._given_up = self._given_up, None
             self._suspect(record, error)
         elif self.isolated is not None and offset >= self.isolated[1]:
-            # One at a time as long as it is open who is to blame: the next one alone decides, and is committed with them.
+            # One at a time while it is open who is to blame: the next one decides, and is committed with them.
             self.isolated = (offset, offset + 1) if self._suspects else None
 
     def succeeded(self) -> None:
