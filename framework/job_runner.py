@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from framework.batch import Batch
 from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
 from framework.errors import DecodeError, JobFailed, StaleTask
+from framework.full_disk import Outage
 from framework.job import Job, RunRow, run_id
 from framework.log import Cursor, Partition, Range, StoredRecord
 from framework.state import rows
@@ -51,7 +53,12 @@ class JobRunner:
     # Scheduling.
 
     async def serve(self, job: Job) -> None:
-        """Finish what was interrupted, then run *job* whenever it is due; until cancelled."""
+        """Finish what was interrupted, then run *job* whenever it is due; until cancelled.
+
+        Raises:
+            StateFailed: The disk fails.
+        """
+        outage: Outage | None = None
         while True:
             try:
                 for row in self.history(job):
@@ -61,10 +68,22 @@ class JobRunner:
                 if due is not None:
                     await self.run(job, due, trigger="schedule")
                     continue
+                if outage is not None:
+                    outage.over()
+                    outage = None
+                await self._sleep_until(job.schedule.next_after(self._last_fire(job)))
             except JobFailed as error:
                 logger.error("%s", error)
-                continue
-            await self._sleep_until(job.schedule.next_after(self._last_fire(job)))
+            except StateFailed as error:
+                # The run goes on behind its last chunk, when the disk takes commits again.
+                outage = outage or Outage(self._store, asyncio.Event())
+                await outage.wait(error)
+                await asyncio.to_thread(self._reopen)
+
+    def _reopen(self) -> None:
+        with self._store.lock, suppress(StateFailed):  # It fails the next commit, then.
+            if self._store.failure is not None:  # Or another job has done it.
+                self._store.reopen()
 
     async def _sleep_until(self, when: datetime) -> None:
         # In short hops by the wall clock, because the machine may sleep or the clock be set.
