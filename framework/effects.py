@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from framework.table import Table
 
 SOFT_LIMIT_BYTES = 8 << 20
-HARD_LIMIT_BYTES = 256 << 20
+RECORD_LIMIT_BYTES = 64 << 20
+"""What an agent may send for one record (or one list, with `take`)."""
+RUN_LIMIT_BYTES = 256 << 20
+"""What a job may send for one chunk, or for a run without chunks."""
 
 current: ContextVar[Effects | None] = ContextVar("framework-effects", default=None)
 """The effects of the task that is running, None outside agents and jobs."""
@@ -39,6 +42,7 @@ class Effects:
         self.now_ms: Callable[[], int] = lambda: 0
         self.on_soft_limit: Callable[[], None] = lambda: None
         self.sent_bytes = 0
+        self._limit_bytes = RECORD_LIMIT_BYTES if partitions else RUN_LIMIT_BYTES
         self._sent: dict[tuple[TopicInfo, int], list[NewRecord]] = {}
 
     def send(
@@ -61,9 +65,10 @@ class Effects:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
         size = topic.check_record(key, value, headers)
         self.sent_bytes += size
-        if self.sent_bytes > HARD_LIMIT_BYTES:
+        if self.sent_bytes > self._limit_bytes:
+            remedy = "send less for one record" if self.partitions else "read the batch in chunks, each is a commit"
             raise OutboxTooLarge(
-                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most"
+                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {self._limit_bytes} is most: {remedy}"
             )
         target = (topic, partition)
         sent = self._sent.get(target)
@@ -81,7 +86,8 @@ class Effects:
     @property
     def over_soft_limit(self) -> bool:
         """Whether the next record boundary should be committed before the task goes on."""
-        return self.sent_bytes > SOFT_LIMIT_BYTES
+        # While the disk takes no commits, tasks wait there: what they did would only pile up.
+        return self.sent_bytes > SOFT_LIMIT_BYTES or self.store.failure is not None
 
     def take(self, commit: Commit) -> None:
         """Move everything into *commit* and begin anew.

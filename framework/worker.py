@@ -283,6 +283,8 @@ class Worker:
 
     async def _finish(self, agents: list[asyncio.Task[None]]) -> None:
         """Let every agent finish the record in hand, then commit."""
+        for loop in self._commits.values():
+            loop.give_up.set()
         for task in self.tasks:
             task.stop()
         if agents:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rocksdict import (
     AccessType,
+    DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
     Options,
     Rdict,
+    RdictIter,
     WriteBatch,
     WriteOptions,
 )
 
-from framework.state.errors import StateDamaged, StateFailed
+from framework.state.errors import DiskFull, StateDamaged, StateFailed, refused
 from framework.state.rows import Change
 
 WRITE_BUFFER_BYTES = 32 << 20
 STALL_TIMEOUT_S = 60.0
+_IN_USE = "lock hold by current process"
+"""RocksDB keeps its lock as long as an iterator of a closed database lives."""
+logger = logging.getLogger("framework.state")
 
 
 class Database:
@@ -33,13 +40,47 @@ class Database:
 
         Raises:
             StateDamaged: RocksDB cannot open it.
+            DiskFull, DiskFailed: The disk refused what opening it writes.
         """
         self.path = path
+        self._opening = threading.Lock()
         path.mkdir(parents=True, exist_ok=True)
+        self._db = self._open()
+
+    def _open(self) -> Rdict:
         try:
-            self._db = Rdict(str(path), _options())
+            return Rdict(str(self.path), _options())
         except Exception as error:  # rocksdict raises nothing more exact
-            raise StateDamaged(f"cannot open the state in {path}: {error}") from error
+            text = f"cannot open the state in {self.path}"
+            if _is_of_the_disk(error):
+                raise refused(text, error, self.path) from error
+            raise StateDamaged(f"{text}: {error}") from error
+
+    def reopen(self) -> None:
+        """Close it and open it anew, after a failure: RocksDB takes no more writes then.
+
+        What was written last is there, whole, or it is not. If it cannot be opened, it can still be read.
+
+        Raises:
+            StateDamaged: It cannot be opened, nor read.
+            DiskFull, DiskFailed: The disk still refuses; try again.
+        """
+        with self._opening:
+            _close(self._db, self.path)
+            try:
+                self._db = self._open()
+            except (StateFailed, StateDamaged) as error:
+                # Agents in the middle of a record read on; this takes no lock and writes nothing.
+                self._db = _open_read_only(self.path)
+                if _IN_USE in str(error):
+                    text = f"{self.path} cannot be opened anew while an agent iterates over a table in it"
+                    raise DiskFull(text, self.path) from error
+                raise
+
+    @property
+    def sequence(self) -> int:
+        """Counts the changes of rows that were ever written."""
+        return self._db.latest_sequence_number()
 
     def get(self, key: bytes) -> bytes | None:
         """The value of row *key*.
@@ -47,13 +88,17 @@ class Database:
         Raises:
             StateDamaged: The block it lies in is damaged.
         """
-        return _get(self._db, self.path, key)
+        try:
+            return _get(self._db, self.path, key)
+        except DbClosedError:
+            with self._opening:
+                return _get(self._db, self.path, key)
 
     def write(self, changes: Sequence[Change]) -> None:
         """All *changes* in one step: after a kill, all or none are there; after a power cut, once synced.
 
         Raises:
-            StateFailed: RocksDB refused.
+            StateFailed: RocksDB refused; `reopen` it.
         """
         deadline = time.monotonic() + STALL_TIMEOUT_S
         options = WriteOptions()
@@ -72,19 +117,20 @@ class Database:
                 return
             except Exception as error:  # rocksdict raises nothing more exact
                 if "Incomplete" not in str(error) or time.monotonic() > deadline:
-                    raise StateFailed(f"a commit to {self.path} failed: {error}") from error
+                    size = sum(len(key) + len(value or b"") for key, value in changes)
+                    raise refused(f"a commit to {self.path} failed", error, self.path, size) from error
             time.sleep(0.005)
 
     def sync(self) -> None:
         """Return when everything written would survive a power cut.
 
         Raises:
-            StateFailed: The disk refused.
+            StateFailed: The disk refused; whether it is there is known only after `reopen`.
         """
         try:
             self._db.flush_wal(True)
         except Exception as error:  # rocksdict raises nothing more exact
-            raise StateFailed(f"a commit to {self.path} could not be synced: {error}") from error
+            raise refused(f"a commit to {self.path} could not be synced", error, self.path) from error
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The rows whose keys begin with *prefix*, from *prefix + start* on, in the order of their keys.
@@ -92,11 +138,16 @@ class Database:
         Raises:
             StateDamaged: A block is damaged; without this check RocksDB would just end early.
         """
-        return _scan(self._db, self.path, prefix, start)
+        try:
+            rows = self._db.iter()
+        except DbClosedError:
+            with self._opening:
+                rows = self._db.iter()
+        return _scan(rows, self.path, prefix, start)
 
     def close(self) -> None:
-        """Close the database."""
-        self._db.close()
+        """Close the database; what was synced is there, whatever becomes of it now."""
+        _close(self._db, self.path)
 
 
 class Snapshot:
@@ -145,7 +196,7 @@ class Snapshot:
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The rows whose keys begin with *prefix*, as `Database.scan`."""
-        return _scan(self._db, self.path, prefix, start)
+        return _scan(self._db.iter(), self.path, prefix, start)
 
     def close(self) -> None:
         """Stop following."""
@@ -166,17 +217,41 @@ def _options(*, secondary: bool = False) -> Options:
     return options
 
 
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether opening failed because of the disk, and not because of what is in the files."""
+    text = str(error)
+    return "IO error" in text and any(
+        part in text for part in ("No space left", "quota exceeded", "Input/output error", "Read-only file system")
+    )
+
+
+def _open_read_only(path: Path) -> Rdict:
+    try:
+        return Rdict(str(path), _options(), access_type=AccessType.read_only())
+    except Exception as error:  # rocksdict raises nothing more exact
+        raise StateDamaged(f"cannot read the state in {path}: {error}") from error
+
+
+def _close(db: Rdict, path: Path) -> None:
+    """It flushes what is only in the write-ahead log, for which there may be no space: it is as good there."""
+    try:
+        db.close()
+    except Exception as error:  # rocksdict raises nothing more exact
+        logger.debug("closing %s: %s", path, error)
+
+
 def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
     try:
         value = db.get(key)
+    except DbClosedError:
+        raise
     except Exception as error:  # rocksdict raises nothing more exact
         raise StateDamaged(f"the state in {path} is damaged: {error}") from error
     assert value is None or isinstance(value, bytes)
     return value
 
 
-def _scan(db: Rdict, path: Path, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-    rows = db.iter()
+def _scan(rows: RdictIter, path: Path, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
     rows.seek(prefix + start)
     while rows.valid():
         key = rows.key()
