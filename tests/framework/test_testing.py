@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from framework import App, Stream
+from framework import App, Batch, Stream
 from framework.clock import START
 from framework.errors import AgentEnded, JobFailed, NotIdle
 from tests.framework.shop_app import (
@@ -154,6 +154,29 @@ async def test_run_runs_a_job_now_over_what_its_last_run_has_not_seen() -> None:
         assert (first.id, first.nominal, first.attempt) == ("nightly-20240101T000000Z", START, 1)
         assert (second.id, second.nominal, second.attempt) == ("nightly-20240101T000001Z", START + SECOND, 1)
     assert reports == [[1], [2]]
+
+
+async def test_a_job_that_falls_due_while_it_runs_waits_for_its_turn() -> None:
+    """Both at once would have the same records."""
+    one, seen, entered, gate = numbers_app(), list[list[int]](), asyncio.Event(), asyncio.Event()
+    numbers = one.topics["numbers"]
+
+    @one.job(numbers, schedule="@hourly")
+    async def hourly(batch: Batch[int]) -> None:
+        seen.append(list(batch))
+        entered.set()
+        await gate.wait()
+
+    async with one.testing() as t, asyncio.TaskGroup() as group:
+        await numbers.send(1)
+        group.create_task(t.run(hourly))
+        await asyncio.wait_for(entered.wait(), 10)
+        t.clock.advance(HOUR)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gate.set()
+        await t.idle()
+    assert seen == [[1]]
 
 
 async def test_run_raises_what_the_handler_raised() -> None:
