@@ -105,7 +105,7 @@ class App(Declarations):
             NoDataDirectory: There is none, and *create* is false.
         """
         if self._log is None:
-            self._log = log or Log(Path(self.place or data or self.data), create=create, clock=self.clock)
+            self._log = log or Log(Path(data or self.data), create=create, clock=self.clock)
             atexit.register(self.close)
         return self._log
 

@@ -71,7 +71,7 @@ class JobRunner:
         while True:
             try:
                 for row in self.history(job):
-                    if row.state == "running":
+                    if row.state == "running" and row.id not in self.running:
                         await self.execute(job, row)
                 due = self._due(job)
                 if due is not None:
