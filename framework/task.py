@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from framework.agent import Agent
-from framework.clock import Timer, Waker
+from framework.clock import Timer, Waker, after
 from framework.commit import CommitLoop
 from framework.effects import Effects, current
 from framework.errors import AgentEnded, AgentFailed, DecodeError
@@ -382,7 +382,12 @@ class Task:
 
     async def pause(self, seconds: float) -> None:
         """Wait *seconds*, or until the task is told to stop."""
-        if seconds and not self.stopping:
+        if not seconds or self.stopping:
+            return
+        if self.failing.stalled:  # A test does not wait until that is over.
+            self.wake.clear()
+            await self.wake.wait(after(self.wake.timer.time(), seconds))
+        else:
             await self.wake.pause(seconds)
 
     def failed_range(self) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ import pytest
 from framework import App, Stream, full_disk
 from framework.state.database import Database
 from framework.state.errors import StateFailed
+from framework.task import Task
 from framework.worker import Worker
 from tests.faults.log_power import in_memory
 from tests.faults.loop_image import Mount, make_image, why_not
@@ -135,6 +136,7 @@ async def test_agents_wait_for_space_and_go_on_in_the_same_process(
         app = worker.app
         # It stands still, says so once, and what is committed can be read.
         [task] = worker.tasks
+        assert isinstance(task, Task)
         await Shop(disk).until(lambda: task.at_boundary)
         read = filled.read
         tried = len(reopened)
