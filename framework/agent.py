@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, Generic, Protocol, overload
+from typing import Any, Generic, Literal, Protocol, overload
 
 from typing_extensions import TypeVar
 
@@ -22,6 +22,7 @@ R = TypeVar("R")
 O = TypeVar("O", default=Any)  # noqa: E741  # the stub's name for an agent's output
 
 Run = Callable[[Source], Awaitable[None]]
+OnGap = Literal["fail", "earliest"]
 
 
 class Agent(Generic[V, O]):
@@ -36,10 +37,11 @@ class Agent(Generic[V, O]):
         *,
         sink: Topic[Any, Any] | None = None,
         start: At = "beginning",
+        on_gap: OnGap = "fail",
     ) -> None:
         """Use `App.agent`. *run* consumes a source until it ends."""
         self.name, self.source, self.function, self.run = name, source, function, run
-        self.sink, self.start = sink, start
+        self.sink, self.start, self.on_gap = sink, start, on_gap
 
     def send(self, value: V, *, key: Any | Unset = UNSET) -> Ack:
         """Send *value* to the topic the agent consumes."""

@@ -15,7 +15,7 @@ from framework.committed import CommittedTable
 from framework.dead_letter import MAX_HEADERS_BYTES
 from framework.declare import Declarations
 from framework.log import Clock, Log, SystemClock, TopicInfo
-from framework.log.errors import TopicExists, UnknownTopic
+from framework.log.errors import InvalidSetting, TopicExists, UnknownTopic
 from framework.log.sending import Producer
 from framework.log.settings import RANGES
 from framework.state.view import StateView
@@ -43,17 +43,22 @@ class App(Declarations):
         linger: timedelta | None = None,
         batch_bytes: int = 256 << 10,
         clock: Clock | None = None,
+        snapshots: int = 24,
     ) -> None:
         """*data* is the data directory (FRAMEWORK_DATA and the command line go before it; default `./data`).
 
         *lifespan* wraps the time the app is open; what it needs to share it puts into `state`. *partitions* is how
         many a topic has that does not say, *durability* when a send to it is acknowledged. What is sent outside agents
-        waits *linger* for company, or until a batch has *batch_bytes*; without, no longer than it must.
+        waits *linger* for company, or until a batch has *batch_bytes*; without, no longer than it must. *snapshots* is
+        how many hourly checkpoints of the state a worker keeps, for `framework agents rewind`; 0 for none.
 
         Raises:
-            InvalidName, InvalidSetting: *name* or *partitions* cannot be.
+            InvalidName, InvalidSetting: *name*, *partitions* or *snapshots* cannot be.
         """
         super().__init__(name, partitions=partitions, durability=durability)
+        if snapshots < 0:
+            raise InvalidSetting(f"snapshots is {snapshots}, it must be 0 for none, or how many are kept")
+        self.snapshots = snapshots
         self.state: Any = SimpleNamespace()
         self.clock = clock or SystemClock()
         self.lifespan = lifespan

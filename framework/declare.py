@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
-from framework.agent import Agent, Decorate, DecorateSink, pipeline_run, run_of
+from framework.agent import Agent, Decorate, DecorateSink, OnGap, pipeline_run, run_of
 from framework.errors import DeclarationError
 from framework.job import DecorateJob, Job
 from framework.log import At
@@ -125,10 +125,18 @@ class Declarations:
 
     @overload
     def agent(
-        self, source: Topic[V, KX], *, sink: Topic[W, Any], name: str | None = None, start: At = "beginning"
+        self,
+        source: Topic[V, KX],
+        *,
+        sink: Topic[W, Any],
+        name: str | None = None,
+        start: At = "beginning",
+        on_gap: OnGap = "fail",
     ) -> DecorateSink[V, KX, W]: ...
     @overload
-    def agent(self, source: Topic[V, KX], *, name: str | None = None, start: At = "beginning") -> Decorate[V, KX]: ...
+    def agent(
+        self, source: Topic[V, KX], *, name: str | None = None, start: At = "beginning", on_gap: OnGap = "fail"
+    ) -> Decorate[V, KX]: ...
     def agent(
         self,
         source: Topic[Any, Any],
@@ -136,13 +144,15 @@ class Declarations:
         sink: Topic[Any, Any] | None = None,
         name: str | None = None,
         start: At = "beginning",
+        on_gap: OnGap = "fail",
     ) -> Any:
         """Declare a function as an agent of *source*.
 
         Its first parameter says how it is used: `Stream[...]` (or nothing) for a loop, the topic's type or
         `Record[...]` to be called per record. What it returns or yields goes to *sink*; None goes nowhere. It
         is known by *name*, the function's unless given: its committed offsets hang on it. *start* is where it begins
-        when it has none.
+        when it has none. If records were removed before it read them, it stops, or with *on_gap* "earliest" goes on
+        at the first that is kept, and logs how many offsets it has missed.
 
         Raises:
             DeclarationError: The name is taken, or the function has none of these forms.
@@ -152,7 +162,7 @@ class Declarations:
             called = name or cast(str, getattr(function, "__name__", ""))
             self._check_new("agent", called)
             run = run_of(function, source, sink)
-            self.agents[called] = Agent(called, source, function, run, sink=sink, start=start)
+            self.agents[called] = Agent(called, source, function, run, sink=sink, start=start, on_gap=on_gap)
             return self.agents[called]
 
         return decorate

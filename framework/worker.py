@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from framework.agent import Agent
 from framework.app import App
+from framework.checkpointing import make_checkpoints
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
 from framework.job_runner import JobRunner
-from framework.log import Log, Partition, Random
+from framework.log import Log, Partition, Random, TopicInfo
 from framework.log.doorbell import POLL_S, Doorbell
-from framework.log.errors import Error
+from framework.log.errors import Error, OffsetOutOfRange
+from framework.replay import replay_of
 from framework.state.database import Database
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
@@ -119,6 +122,7 @@ class Worker:
             app.topic_info(topic)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
+        self._make_checkpoints = partial(make_checkpoints, log, shards, executor, keep=app.snapshots)
         for agent in app.agents.values():
             self._add_tasks(agent, log, shards, executor)
         for store in shards.open_stores():
@@ -134,14 +138,15 @@ class Worker:
         dead_letters = self.app.dead_letters(agent.name, agent.source)
         for number in range(info.partitions):
             partition, store = log.partition(info, number), shards.of_partition(number)
-            committed = store.offset(agent.name, info, number)
+            committed = committed_offset(agent, store, info, number)
             offset = log.offset_of(partition, agent.start) if committed is None else committed
             loop = self._commits.get(store)
             if loop is None:
                 loop = self._commits[store] = CommitLoop(store, executor)
-            fetch = Fetch(log.reader(partition, offset))
+            fetch = Fetch(log.reader(partition, offset), on_gap=gap_logger(agent, partition))
             is_new, now_ms = committed is None, self.app.clock.now_ms
-            task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
+            replay = replay_of(agent.name, partition, store, log)
+            task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms, replay=replay)
             loop.tasks.append(task)
             self.tasks.append(task)
 
@@ -152,7 +157,7 @@ class Worker:
         exits.callback(doorbell.close)
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
-        services += [self._hold(), self._retain(log)]
+        services += [self._hold(), self._retain(log), self._make_checkpoints()]
         if self._jobs is not None:
             services += [self._jobs.serve(job) for job in self.app.jobs.values()]
         return services
@@ -259,6 +264,38 @@ class Worker:
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""
         self._ended = self.progress
+
+
+def committed_offset(agent: Agent[object, object], store: Store, topic: TopicInfo, partition: int) -> int | None:
+    """Where *agent* goes on, None if it never committed.
+
+    Raises:
+        OffsetOutOfRange: Records were removed before it read them, and it is not declared to go on without them.
+    """
+    try:
+        return store.offset(agent.name, topic, partition, gap_allowed=agent.on_gap == "earliest")
+    except OffsetOutOfRange as error:
+        raise OffsetOutOfRange(
+            f"{error}. To go on without them, declare the agent with on_gap='earliest', or run "
+            f"`framework agents reset {agent.name} --to beginning`"
+        ) from error
+
+
+def gap_logger(agent: Agent[object, object], partition: Partition) -> Callable[[int, int], None] | None:
+    """What says which records *agent* goes on without; None if it does not."""
+
+    def lost(offset: int, start: int) -> None:
+        logger.warning(
+            "%s goes on at %s@%d: %d offsets, %d to %d, were removed before it read them",
+            agent.name,
+            partition.name,
+            start,
+            start - offset,
+            offset,
+            start - 1,
+        )
+
+    return lost if agent.on_gap == "earliest" else None
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
