@@ -8,13 +8,15 @@ outbox and producer id stay: what is sent again has new sequence numbers, and is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
-from framework.log import At, Log, Partition, TopicInfo
+from framework.log import At, Log, Partition
+from framework.log.clock import EPOCH
 from framework.log.cursor import check_kept
 from framework.log.errors import NotFound, OffsetOutOfRange
 from framework.replay import Outputs
@@ -161,10 +163,11 @@ class Rewind:
     def _places(self, live: Rows) -> Iterator[tuple[Partition, int]]:
         """Each partition that the agent has committed, with its offset."""
         topics = {info.id: info for info in self._log.topics().values()}
+        wanted = self._target.partition if isinstance(self._target, ToPlace) else None
         for key, value in live.scan(rows.offset_prefix(self._agent)):
             _, topic_id, number = rows.split_offset_key(key)
             info = topics.get(topic_id)
-            if info is not None and (isinstance(self._target, ToCheckpoint) or self._target.partition in (None, number)):
+            if info is not None and wanted in (None, number):
                 yield self._log.partition(info, number), rows.unpack_u64(value)
 
     def _old_state(self, name: str, exits: ExitStack) -> tuple[Checkpoint | None, Rows | None]:
@@ -176,8 +179,8 @@ class Rewind:
         if not fitting:
             oldest = f"the oldest is from {iso(there[0].time_ms)}" if there else "there is none at all"
             raise NotFound(
-                f"there is no checkpoint of shard {name} from {iso(self._target.time_ms)} or before, {oldest}. To begin "
-                "anew, with empty tables and at the log start, say --state reset"
+                f"there is no checkpoint of shard {name} from {iso(self._target.time_ms)} or before, {oldest}. To "
+                "begin anew, with empty tables and at the log start, say --state reset"
             )
         return fitting[-1], opened(fitting[-1].path, exits)
 
@@ -187,13 +190,14 @@ class Rewind:
             check_kept(partition, self._target.at)
             to = self._log.offset_of(partition, self._target.at)
             return rows.pack_u64(to), to
-        assert checkpoint is not None and old is not None
+        assert checkpoint is not None
+        assert old is not None
         when, start = iso(checkpoint.time_ms), partition.log_start
         row = old.get(rows.offset_key(self._agent, partition.topic.id, partition.number))
         if row is None:
             raise NotFound(
-                f"agent {self._agent!r} had not begun with {partition.name} at the checkpoint of {when}. To begin anew, "
-                "with empty tables and at the log start, say --state reset"
+                f"agent {self._agent!r} had not begun with {partition.name} at the checkpoint of {when}. To begin "
+                "anew, with empty tables and at the log start, say --state reset"
             )
         to = rows.unpack_u64(row)
         if to > partition.log_end:
@@ -206,8 +210,8 @@ class Rewind:
         if self._target.on_gap == "earliest":
             return rows.pack_u64(start), start
         raise OffsetOutOfRange(
-            f"at the checkpoint of {when} agent {self._agent!r} was at {partition.name} offset {to}, but the log starts "
-            f"at {start}: records {to} to {start - 1} cannot be handled again. To go on without them, say "
+            f"at the checkpoint of {when} agent {self._agent!r} was at {partition.name} offset {to}, but the log "
+            f"starts at {start}: records {to} to {start - 1} cannot be handled again. To go on without them, say "
             "--on-gap earliest"
         )
 
@@ -259,3 +263,9 @@ def opened(path: Path, exits: ExitStack) -> Snapshot:
     exits.callback(snapshot.close)
     rows.check_version(snapshot.get(rows.meta_key("store")), path)
     return snapshot
+
+
+def iso(time_ms: int) -> str:
+    """Milliseconds since the epoch as UTC in ISO 8601."""
+    spec = "milliseconds" if time_ms % 1000 else "seconds"
+    return (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec=spec).replace("+00:00", "Z")

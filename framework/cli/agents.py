@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from framework.cli.options import directory_options, json_option
+from framework.cli.rewind import checkpoints, reset, rewind
 
 if TYPE_CHECKING:
     from framework.agent import Agent
@@ -19,7 +20,11 @@ COLUMNS = ("agent", "topic", "partition", "committed", "end", "lag")
 
 @click.group()
 def agents() -> None:
-    """See how far the agents have come."""
+    """See how far the agents have come, or take them back."""
+
+
+for command in (checkpoints, rewind, reset):
+    agents.add_command(command)
 
 
 @agents.command()

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 COMMANDS = {
     "": ["worker", "topics", "agents", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
-    "agents": ["ls"],
+    "agents": ["checkpoints", "ls", "reset", "rewind"],
     "tables": ["get", "ls", "scan"],
     "jobs": ["ls", "run", "runs"],
 }
 READS = [
-    *("topics ls", "topics show", "topics tail", "agents ls", "tables ls", "tables get"),
+    *("topics ls", "topics show", "topics tail", "agents ls", "agents checkpoints", "tables ls", "tables get"),
     *("tables scan", "jobs ls", "jobs runs"),
 ]
 
