@@ -1,7 +1,7 @@
 """Checkpoints: copies of the state databases as they were, from which an agent can be taken back.
 
     state/checkpoints/<shard>/<time>/        one RocksDB; time is UTC, as in 20260131T120000.000Z
-    state/checkpoints/<shard>/<time>.tmp/    one that is being made or removed; nobody reads it
+    state/checkpoints/<shard>/<time>*.tmp/   one that is being made or removed; nobody reads it
 
 RocksDB never changes a table file, so a checkpoint shares them with the database by hard links, and costs only what the
 database has replaced since. A commit is one atomic write, so a checkpoint always lies between two: its offsets, tables
@@ -126,7 +126,7 @@ class Checkpoints:
 
     def _remove(self, path: Path) -> None:
         """Take it out of sight in one step first: half of one must never be taken for a whole one."""
-        gone = path.with_name(path.name + _UNFINISHED)
+        gone = path.with_name(path.name + ".gone" + _UNFINISHED)
         self._log.files.rename(path, gone)
         self._log.files.sync_directory(path.parent)
         shutil.rmtree(gone)
