@@ -242,7 +242,8 @@ class Move:
         print_rows(rows, COLUMNS, as_json=as_json)
         what = f"agent {self._name!r}: {sum(row['records'] for row in rows):,} records to handle"
         if executed:
-            click.echo(f"{self._verb} {what}, when a worker is started", err=True)
+            done = {"rewind": "rewound", "reset": "reset"}[self._verb]
+            click.echo(f"{done} {what} when a worker is started", err=True)
             return
         pid = self._directory.log.shared.holder(_first_shard())
         first = f"stop the worker, process {pid}, and then " if pid is not None else ""
@@ -279,7 +280,7 @@ def _time(text: str) -> datetime | timedelta:
         return datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"--to {text!r} is no time like 2026-01-31T12:00:00Z, nor so long ago, like 90s or 12h"
+            f"--to {text!r} is no time like 2026-01-31T12:00:00Z, nor how long ago, like 90s or 12h"
         ) from None
 
 
