@@ -73,6 +73,41 @@ async def test_a_list_with_one_record_that_was_never_handled_is_sent(shop: Shop,
     assert shop.values(pairs)[1:] == ([[0, 1], [2, 3]] if outputs == "send" else [[2, 3]])
 
 
+async def test_a_list_whose_time_is_up_is_dropped_if_all_of_it_was_handled(shop: Shop) -> None:
+    """It is given out between two slices, when nothing more has come."""
+    app = shop.app()
+    numbers, lists = app.topic("numbers", int), app.topic("lists", list)
+
+    @app.agent(numbers)
+    async def gather(stream: Stream[int]) -> None:
+        async for taken in stream.take(size, timedelta(milliseconds=30)):
+            lists.send(taken)
+
+    size = 2
+    shop.send(numbers, range(2))
+    await shop.run(app)
+    with Log(shop.data) as log:
+        shards = Shards(log)
+        shards.own_all()
+        Rewind(log, "gather", ToPlace("beginning", empty=True), "drop").execute(shards)
+        shards.close()
+    size = 3
+    await shop.run(app)
+    assert shop.values(lists) == [[0, 1]]
+
+
+async def test_dropping_ends_with_the_commit_that_reaches_where_the_agent_was(till: Till) -> None:
+    """What comes when the worker has been idle there is sent."""
+    await till.handle(*range(1, 30))
+    till.rewind(ToPlace("beginning", empty=True), "drop")
+    worker = Worker(till.build())
+    async with worker.running():
+        await till.shop.until(lambda: worker.idle)
+        await till.numbers.send_many(range(30, 60))
+        await till.shop.until(lambda: worker.idle and worker.progress.lag == 0)
+    assert till.sent == list(range(1, 60))
+
+
 async def test_what_fails_when_it_is_handled_again_is_a_dead_letter_though_outputs_are_dropped(till: Till) -> None:
     await till.handle(*range(1, 30))
     till.rewind(ToPlace("beginning", empty=True), "drop")
