@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
-from framework.agent import Agent, Decorate, DecorateSink, check_concurrency, pipeline_run, run_of, takes
+from framework.agent import Agent, Decorate, DecorateSink, OnGap, check_concurrency, pipeline_run, run_of, takes
 from framework.errors import DeclarationError
 from framework.job import DecorateJob, Job
 from framework.log import At
@@ -42,6 +42,8 @@ class AgentOptions(TypedDict, total=False):
     """Where it begins when it has no committed offsets; at the beginning unless said."""
     on_error: Retry
     """What becomes of a record that fails; the app's `on_error` unless given."""
+    on_gap: OnGap
+    """If records were removed before it read them: `fail` unless said, or go on at the `earliest` that is kept."""
     concurrency: int
     """How many records of a partition may be in hand at once, those of one key one after the other. Above 1 the
     function is `async def`, called per record, and touches only table rows of its record's key."""
@@ -176,6 +178,7 @@ class Declarations:
                 sink=sink,
                 start=options.get("start", "beginning"),
                 on_error=options.get("on_error", self._on_error),
+                on_gap=options.get("on_gap", "fail"),
                 timeout=options.get("timeout"),
                 concurrency=check_concurrency(called, function, options.get("concurrency", 1)),
                 as_records=takes(function) is Record,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from framework.errors import StaleTask
 from framework.log import Headers, NewRecord, TopicInfo
+from framework.replay import DEAD_LETTERS, Replay
+from framework.state import rows
 from framework.state.errors import OutboxTooLarge
 from framework.state.rows import Change
 from framework.state.store import Commit, Store
@@ -41,6 +43,8 @@ class Effects:
         self.views: Views = Views(self)
         self.now_ms: Callable[[], int] = lambda: 0
         self.on_soft_limit: Callable[[], None] = lambda: None
+        self.replay: Replay | None = None
+        """What becomes of sends, if these records have been handled before."""
         self.sent_bytes = 0
         self._limit_bytes = RECORD_LIMIT_BYTES if partitions else RUN_LIMIT_BYTES
         self._sent: dict[tuple[TopicInfo, int], list[NewRecord]] = {}
@@ -63,6 +67,11 @@ class Effects:
         """
         if self.views.closed:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
+        if self.replay is not None:
+            redirected = self.replay.target(topic, partition)
+            if redirected is None:
+                return
+            topic, partition = redirected
         size = topic.check_record(key, value, headers)
         self.sent_bytes += size
         if self.sent_bytes > self._limit_bytes:
@@ -101,9 +110,17 @@ class Effects:
             changes += view.changes()
         self.store.send(commit, self._sent)
         commit.changes += changes
+        if self._sent and self.owner not in self.store.senders:
+            self._note_sender(commit)
         for view in self.views.values():
             view.taken()
         self._sent, self.sent_bytes = {}, 0
+
+    def _note_sender(self, commit: Commit) -> None:
+        """Rewinding who has sent something has to say what becomes of what it sends again."""
+        if not all(topic.name.endswith(DEAD_LETTERS) for topic, _ in self._sent):
+            commit.changes.append((rows.sender_key(self.owner), b""))
+            self.store.senders.add(self.owner)
 
     def settled(self) -> None:
         """What was taken last is committed."""
@@ -113,6 +130,7 @@ class Effects:
     def renew(self) -> Effects:
         """The effects to go on with for the next records; whoever still holds these ones is refused."""
         fresh = Effects(self.owner, self.store, self.partition, self.partitions)
+        fresh.replay = self.replay
         fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
         fresh.views.update(self.views)
         fresh._sent, fresh.sent_bytes = self._sent, self.sent_bytes

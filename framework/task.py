@@ -22,6 +22,7 @@ from framework.errors import AgentEnded, AgentFailed, DecodeError
 from framework.fetch import Fetch
 from framework.log import StoredRecord
 from framework.record import Record
+from framework.replay import Replay
 from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
@@ -48,6 +49,7 @@ class Task:
         is_new: bool,
         now_ms: Callable[[], int],
         timer: Timer,
+        replay: Replay | None = None,
     ) -> None:
         """*fetch* stands at the committed offset, or *is_new*, where the agent begins.
 
@@ -58,7 +60,7 @@ class Task:
         self.failing = Supervisor(self, agent.on_error, dead_letters)
         self.name = f"{agent.name}[{fetch.partition.number}]"
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
-        self._is_new, self._now_ms = is_new, now_ms
+        self._is_new, self._now_ms, self._replay = is_new, now_ms, replay
         self._wire(self.effects)
         self.offset = self.committed = self.durable = fetch.offset
         self.handled = self._uncounted = 0
@@ -236,6 +238,8 @@ class Task:
                 stop = start
             elif self._slice_end < end:
                 size = 1
+        if self._replay is not None:
+            stop = self._replay.begin(self.effects, self._slice_end, stop)
         self._alone = self.failing.isolated is not None and size == 1
         buffer, indexes = self.fetch.buffer, self.fetch.take(size, stop)
         self._slice_end = self.fetch.offset
@@ -347,6 +351,8 @@ class Task:
         key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
         commit.changes.append((key, rows.pack_u64(self.offset)))
         commit.inputs.append(self.fetch.partition)
+        if self._replay is not None and self._replay.end(commit, self.offset):
+            self._replay = self.effects.replay = None
         self.committed, self._due, self._is_new = self.offset, False, False
         self.failing.committed(self.offset)
         self.handled, self._uncounted = self.handled + self._uncounted, 0

@@ -8,19 +8,22 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from framework.agent import Agent
 from framework.app import App
+from framework.checkpointing import make_checkpoints
 from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
 from framework.concurrency import ConcurrentTask
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
 from framework.job_runner import JobRunner
-from framework.log import Log, Partition, Random
+from framework.log import Log, Partition, Random, TopicInfo
 from framework.log.doorbell import POLL_S, Doorbell
-from framework.log.errors import Error
+from framework.log.errors import Error, OffsetOutOfRange
+from framework.replay import replay_of
 from framework.state.database import Database
 from framework.state.errors import StateAhead
 from framework.state.shards import SHARDS, Shards
@@ -146,6 +149,7 @@ class Worker:
             app.topic_info(topic)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
+        self._make_checkpoints = partial(make_checkpoints, log, shards, executor, keep=app.snapshots)
         for agent in app.agents.values():
             self._add_tasks(agent, log, shards, executor)
         for store in shards.open_stores():
@@ -161,20 +165,29 @@ class Worker:
         dead_letters = self.app.dead_letters(agent.name, agent.source)
         for number in range(info.partitions):
             partition, store = log.partition(info, number), shards.of_partition(number)
-            committed = store.offset(agent.name, info, number)
+            committed = committed_offset(agent, store, info, number)
             offset = log.offset_of(partition, agent.start) if committed is None else committed
             loop = self._commits.get(store)
             if loop is None:
                 loop = self._commits[store] = CommitLoop(store, executor)
-            fetch = Fetch(log.reader(partition, offset))
-            is_new, now_ms, timer = committed is None, self.app.clock.now_ms, timer_of(self.app.clock)
+            fetch = Fetch(log.reader(partition, offset), on_gap=gap_logger(agent, partition))
             kind = ConcurrentTask if agent.concurrency > 1 else Task
             if kind is Task and store.finished(agent.name, info, number):
                 raise StateAhead(
                     f"agent {agent.name!r} has finished records of {partition.name} above offset {offset}, at which it "
                     "would go on: run it once with concurrency above 1, as it had then, until it is idle"
                 )
-            task = kind(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms, timer=timer)
+            task = kind(
+                agent,
+                dead_letters,
+                fetch,
+                loop,
+                info.partitions,
+                is_new=committed is None,
+                now_ms=self.app.clock.now_ms,
+                timer=timer_of(self.app.clock),
+                replay=replay_of(agent.name, partition, store, log),
+            )
             loop.tasks.append(task)
             self.tasks.append(task)
 
@@ -186,6 +199,7 @@ class Worker:
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
         services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
+        services.append(self._make_checkpoints())
         if self.jobs is not None:
             services += [self.jobs.serve(job) for job in self.app.jobs.values()]
         return services
@@ -316,6 +330,38 @@ class Worker:
     def _close_readers(self) -> None:
         for task in self.tasks:
             task.fetch.close()
+
+
+def committed_offset(agent: Agent[object, object], store: Store, topic: TopicInfo, partition: int) -> int | None:
+    """Where *agent* goes on, None if it never committed.
+
+    Raises:
+        OffsetOutOfRange: Records were removed before it read them, and it is not declared to go on without them.
+    """
+    try:
+        return store.offset(agent.name, topic, partition, gap_allowed=agent.on_gap == "earliest")
+    except OffsetOutOfRange as error:
+        raise OffsetOutOfRange(
+            f"{error}. To go on without them, declare the agent with on_gap='earliest', or run "
+            f"`framework agents reset {agent.name} --to beginning`"
+        ) from error
+
+
+def gap_logger(agent: Agent[object, object], partition: Partition) -> Callable[[int, int], None] | None:
+    """What says which records *agent* goes on without; None if it does not."""
+
+    def lost(offset: int, start: int) -> None:
+        logger.warning(
+            "%s goes on at %s@%d: %d offsets, %d to %d, were removed before it read them",
+            agent.name,
+            partition.name,
+            start,
+            start - offset,
+            offset,
+            start - 1,
+        )
+
+    return lost if agent.on_gap == "earliest" else None
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rocksdict import (
     AccessType,
+    Checkpoint,
     DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
@@ -144,6 +145,36 @@ class Database:
             with self._opening:
                 rows = self._db.iter()
         return _scan(rows, self.path, prefix, start)
+
+    @property
+    def written(self) -> int:
+        """Grows with every row that is written."""
+        return int(self._db.latest_sequence_number())
+
+    def flush(self) -> None:
+        """Write to table files what is in memory only, while others go on.
+
+        Raises:
+            StateFailed: The disk refused.
+        """
+        try:
+            self._db.flush(True)
+        except Exception as error:  # rocksdict raises nothing more exact
+            raise StateFailed(f"the state in {self.path} could not be flushed: {error}") from error
+
+    def checkpoint(self, path: Path) -> None:
+        """Make a copy at *path*, where nothing may be, of all that is written; it shares the table files.
+
+        It flushes too, but holds the interpreter's lock meanwhile: call `flush` first.
+
+        Raises:
+            StateFailed: The disk refused.
+        """
+        try:
+            # Kept alive, the object would keep the database open behind its `close`.
+            Checkpoint(self._db).create_checkpoint(str(path))
+        except Exception as error:  # rocksdict raises nothing more exact
+            raise StateFailed(f"no checkpoint of {self.path} could be made: {error}") from error
 
     def close(self) -> None:
         """Close the database; what was synced is there, whatever becomes of it now."""

@@ -6,6 +6,8 @@
     table     = "t" table 0 partition:u32 key                -> the value's bytes
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
     outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
+    sender    = "q" agent                                    -> nothing; it has sent records
+    replay    = "p" agent 0 topic_id:16 partition:u32        -> until:u64 policy, see `framework.replay`
     run       = "r" job 0 run id                             -> json, see `framework.job`
 
 Big-endian; `meta version` is the version of all of it. Names hold no zero byte. Every change of state is
@@ -53,11 +55,26 @@ def offset_key(agent: str, topic_id: str, partition: int) -> bytes:
     return b"o" + agent.encode() + b"\0" + _TARGET.pack(bytes.fromhex(topic_id), partition)
 
 
+def offset_prefix(agent: str) -> bytes:
+    """What the keys of all committed offsets of *agent* begin with."""
+    return b"o" + agent.encode() + b"\0"
+
+
 def split_offset_key(key: bytes) -> tuple[str, str, int]:
     """(agent, topic id, partition) of an offset row."""
     agent, target = key[1 : -TARGET_BYTES - 1].decode(), key[-TARGET_BYTES:]
     topic_id, partition = _TARGET.unpack(target)
     return agent, topic_id.hex(), partition
+
+
+def sender_key(agent: str) -> bytes:
+    """The row that says that *agent* has sent records, dead letters apart."""
+    return b"q" + agent.encode()
+
+
+def replay_key(agent: str, topic_id: str, partition: int) -> bytes:
+    """The row that says what becomes of the outputs of records that are handled again."""
+    return b"p" + agent.encode() + b"\0" + _TARGET.pack(bytes.fromhex(topic_id), partition)
 
 
 def owner_key(table: str) -> bytes:

@@ -134,6 +134,7 @@ class Store:
             rows.split_sequence_key(key): rows.unpack_u64(value) for key, value in self.database.scan(b"s")
         }
         self.owners |= {key[1:].decode(): value.decode() for key, value in self.database.scan(b"w")}
+        self.senders = {key[1:].decode() for key, _ in self.database.scan(b"q")}
         self._check_state_not_behind()
         replayed = self._replay()
         self._check_state_not_ahead()
@@ -185,12 +186,12 @@ class Store:
 
     # What tasks ask.
 
-    def offset(self, agent: str, topic: TopicInfo, partition: int) -> int | None:
+    def offset(self, agent: str, topic: TopicInfo, partition: int, *, gap_allowed: bool = False) -> int | None:
         """The committed offset of *agent*, None if it never committed here.
 
         Raises:
             StateAhead: It is behind the log's end.
-            OffsetOutOfRange: It is below the log start.
+            OffsetOutOfRange: It is below the log start, and no gap is allowed.
         """
         value = self.database.get(rows.offset_key(agent, topic.id, partition))
         if value is None:
@@ -202,7 +203,7 @@ class Store:
                 f"{offset}, the log ends at {log.log_end}. Restore the log that belongs to this state, or remove "
                 "the state to start anew"
             )
-        if offset < log.log_start:
+        if offset < log.log_start and not gap_allowed:
             raise OffsetOutOfRange(
                 f"{agent} would go on at {topic.name}-{partition} offset {offset}, but the log starts at "
                 f"{log.log_start}: records {offset} to {log.log_start - 1} were removed before it read them"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from framework.cli.options import directory_options, json_option
+from framework.cli.rewind import checkpoints, reset, rewind
 from framework.cli.show import show
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ COLUMNS = ("agent", "topic", "partition", "committed", "end", "lag")
 
 @click.group()
 def agents() -> None:
-    """See how far the agents have come, and what they are doing."""
+    """See how far the agents have come and what they are doing, or take them back."""
 
 
-agents.add_command(show)
+for command in (show, checkpoints, rewind, reset):
+    agents.add_command(command)
 
 
 @agents.command()
