@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from framework.errors import StaleTask
 from framework.log import Headers, NewRecord, TopicInfo
+from framework.record_time import RecordTime
 from framework.state.errors import OutboxTooLarge
 from framework.state.rows import Change
 from framework.state.store import Commit, Store
-from framework.view import View
 
 if TYPE_CHECKING:
     from framework.table import Table
+    from framework.view import View
 
 SOFT_LIMIT_BYTES = 8 << 20
 HARD_LIMIT_BYTES = 256 << 20
@@ -36,6 +37,7 @@ class Effects:
         self.owner, self.store = owner, store
         self.partition, self.partitions = partition, partitions
         self.views: Views = Views(self)
+        self.time = RecordTime(owner, store, partition)
         self.now_ms: Callable[[], int] = lambda: 0
         self.on_soft_limit: Callable[[], None] = lambda: None
         self.sent_bytes = 0
@@ -76,7 +78,7 @@ class Effects:
     @property
     def pending(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._sent) or any(view.touched for view in self.views.values())
+        return bool(self._sent) or any(view.touched or view.sweeping for view in self.views.values())
 
     @property
     def over_soft_limit(self) -> bool:
@@ -90,13 +92,14 @@ class Effects:
             EncodeError: A table value cannot be stored; nothing was moved.
             TableOwned: Another agent writes one of the tables; nothing was moved.
         """
-        changes: list[Change] = []
+        changes: list[Change] = self.time.changes()
         for view in self.views.values():
             changes += view.changes()
         self.store.send(commit, self._sent)
         commit.changes += changes
         for view in self.views.values():
             view.taken()
+        self.time.taken()
         self._sent, self.sent_bytes = {}, 0
 
     def settled(self) -> None:
@@ -109,6 +112,7 @@ class Effects:
         fresh = Effects(self.owner, self.store, self.partition, self.partitions)
         fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
         fresh.views.update(self.views)
+        fresh.time = self.time
         fresh._sent, fresh.sent_bytes = self._sent, self.sent_bytes
         self.close()
         return fresh
@@ -117,6 +121,7 @@ class Effects:
         """Forget everything uncommitted; returns the effects to go on with, as `renew`."""
         for view in self.views.values():
             view.evict()
+        self.time.discard()
         self._sent, self.sent_bytes = {}, 0
         return self.renew()
 
@@ -135,8 +140,7 @@ class Views(dict["Table[Any, Any]", "View"]):
     def __missing__(self, table: Table[Any, Any]) -> View:
         if self.closed:
             raise StaleTask(f"table {table.name!r} is used after its record was finished or discarded")
-        effects = self._effects
-        view = self[table] = View(table, effects.store, effects.owner, effects.partition, effects.partitions)
+        view = self[table] = table.view(self._effects)
         return view
 
     def close(self) -> None:
