@@ -260,10 +260,11 @@ class View:
                 "only read it. Give each agent its own table, or send the change to a topic that one agent reads"
             )
         if self.table.name not in self._store.owners:
-            spread = self._store.database.get(rows.spread_key(self.table.name))
-            if spread is not None and rows.unpack_u32(spread) != self._partitions:
+            released = self._store.database.get(rows.spread_key(self.table.name))
+            spread = self._partitions if released is None else rows.split_spread(released)[0]
+            if spread != self._partitions:
                 raise TableOwned(
-                    f"table {self.table.name!r} was released with its rows in {rows.unpack_u32(spread)} partitions, "
+                    f"table {self.table.name!r} was released with its rows in {spread} partitions, "
                     f"{self._owner!r} would look for them in {self._partitions}. Let it read a topic with as many "
                     "partitions, or give it a table of another name"
                 )

@@ -10,8 +10,8 @@ from framework.state.shards import Shards
 from framework.state.view import DATABASES
 
 
-def release_table(log: Log, table: str, partitions: int) -> None:
-    """Forget which agent writes *table*; its rows stay, spread over *partitions*, for whoever writes it next.
+def release_table(log: Log, table: str, owner: str, partitions: int) -> None:
+    """Forget that *owner* writes *table*; its rows stay, spread over *partitions*, for whoever writes it next.
 
     Raises:
         ShardBusy: A worker runs, which would not hear of it.
@@ -21,7 +21,7 @@ def release_table(log: Log, table: str, partitions: int) -> None:
         shards.own_all()
         # The owner stands in one of the databases only; killed in between, the command can be given again.
         changes: list[Change] = [
-            (rows.spread_key(table), rows.pack_u32(partitions)),
+            (rows.spread_key(table), rows.pack_spread(partitions, owner)),
             (rows.owner_key(table), None),
         ]
         for name in DATABASES:

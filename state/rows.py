@@ -7,7 +7,7 @@
     value     = the value's bytes | stamped
     stamped   = ff "row" 00 "ttl" written_ms:u64 ttl_ms:u64 the value's bytes
     time      = "c" agent 0 partition:u32                    -> ms:u64, see `framework.record_time`
-    spread    = "p" table                                    -> partitions:u32 of a table that was released
+    spread    = "p" table                                    -> partitions:u32 agent, of a table that was released
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
     outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
     run       = "r" job 0 run id                             -> json, see `framework.job`
@@ -84,8 +84,18 @@ def time_key(agent: str, partition: int) -> bytes:
 
 
 def spread_key(table: str) -> bytes:
-    """The row that says over how many partitions the rows of a released table are spread."""
+    """The row that says over how many partitions the rows of a released table are spread, and who wrote them."""
     return b"p" + table.encode()
+
+
+def pack_spread(partitions: int, agent: str) -> bytes:
+    """What is remembered of a released table."""
+    return _U32.pack(partitions) + agent.encode()
+
+
+def split_spread(value: bytes) -> tuple[int, str]:
+    """(partitions, agent) of a released table."""
+    return int(_U32.unpack_from(value)[0]), value[_U32.size :].decode()
 
 
 def stamped(value: bytes, written_ms: int, ttl_ms: int) -> bytes:
@@ -141,16 +151,6 @@ def run_prefix(job: str) -> bytes:
 def pack_u64(number: int) -> bytes:
     """An offset as a row's value."""
     return _U64.pack(number)
-
-
-def pack_u32(number: int) -> bytes:
-    """A count of partitions as a row's value."""
-    return _U32.pack(number)
-
-
-def unpack_u32(value: bytes) -> int:
-    """The number that `pack_u32` packed."""
-    return int(_U32.unpack(value)[0])
 
 
 def unpack_u64(value: bytes) -> int:

@@ -98,13 +98,14 @@ class StateView:
             if agent == owner and topic_id in topics:
                 self._table_partitions[table] = topics[topic_id].partitions
                 return topics[topic_id].partitions
-        spread = self._released(table) if owner is None else None
-        return 0 if spread is None else rows.unpack_u32(spread)
+        released = self._released(table) if owner is None else None
+        return 0 if released is None else released[0]
 
-    def _released(self, table: str) -> bytes | None:
+    def _released(self, table: str) -> tuple[int, str] | None:
+        """(partitions, agent) of a table that was released."""
         key = rows.spread_key(table)
         found = (shard.get(key) for name in DATABASES if (shard := self._snapshot(name)) is not None)
-        return next((value for value in found if value is not None), None)
+        return next((rows.split_spread(value) for value in found if value is not None), None)
 
     def owners(self) -> dict[str, str]:
         """The agent that writes each table."""
@@ -114,11 +115,14 @@ class StateView:
         }
 
     def owner_of(self, table: str) -> str | None:
-        """The agent that writes *table*, None if nobody does; may be `REFRESH_S` late."""
+        """The agent that writes *table*, or did before it was released; None without; may be `REFRESH_S` late."""
         now = self._log.clock.monotonic()
         if self._owners is None or now - self._owners[1] > REFRESH_S:
             self._owners = self.owners(), now
-        return self._owners[0].get(table)
+        owner = self._owners[0].get(table)
+        if owner is None and (released := self._released(table)) is not None:
+            owner = released[1]
+        return owner
 
     def offset(self, agent: str, topic: TopicInfo, partition: int) -> int | None:
         """The committed offset of *agent*, None if it never committed."""

@@ -124,7 +124,7 @@ def release(name: str, execute: bool, app_name: str | None, data: str | None) ->
         if execute:
             from framework.state.release import release_table
 
-            release_table(directory.log, name, partitions)
+            release_table(directory.log, name, owner, partitions)
         what = f"table {name!r}, written by {owner!r}"
         click.echo(f"released {what}" if execute else f"would release {what}; do it with --execute", err=True)
 
