@@ -20,6 +20,7 @@ from framework.log.sending import Producer
 from framework.log.settings import RANGES
 from framework.replay import DEAD_LETTERS
 from framework.retry import Retry
+from framework.state.shards import Shards
 from framework.state.view import StateView
 from framework.table import Table
 from framework.topic import Durability, Topic
@@ -265,9 +266,17 @@ class App(Declarations):
 
     def committed(self, table: Table[Any, Any]) -> CommittedTable:
         """The committed rows of *table*, as everybody but its agent sees them."""
+        return CommittedTable(self._state_view(), table, table.partitions)
+
+    def own_shards(self, shards: Shards | None) -> None:
+        """*shards* are open in this process, so that what they hold is read there; with None, no longer."""
+        if shards is not None or self._view is not None:
+            self._state_view().own = shards
+
+    def _state_view(self) -> StateView:
         if self._view is None:
             self._view = StateView(self.log)
-        return CommittedTable(self._view, self.log, table)
+        return self._view
 
     def __repr__(self) -> str:
         return f"<App {self.name!r}>"

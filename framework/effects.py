@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from framework.errors import StaleTask
 from framework.log import Headers, NewRecord, TopicInfo
+from framework.record_time import RecordTime
 from framework.replay import DEAD_LETTERS, Replay
 from framework.state import rows
 from framework.state.errors import OutboxTooLarge
 from framework.state.rows import Change
 from framework.state.store import Commit, Store
-from framework.view import View
 
 if TYPE_CHECKING:
     from framework.table import Table
+    from framework.view import View
 
 SOFT_LIMIT_BYTES = 8 << 20
 RECORD_LIMIT_BYTES = 64 << 20
@@ -41,6 +42,7 @@ class Effects:
         self.owner, self.store = owner, store
         self.partition, self.partitions = partition, partitions
         self.views: Views = Views(self)
+        self.time = RecordTime(owner, store, partition)
         self.now_ms: Callable[[], int] = lambda: 0
         self.on_soft_limit: Callable[[], None] = lambda: None
         self.replay: Replay | None = None
@@ -90,7 +92,7 @@ class Effects:
     @property
     def pending(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._sent) or any(view.touched for view in self.views.values())
+        return bool(self._sent) or any(view.touched or view.sweeping for view in self.views.values())
 
     @property
     def over_soft_limit(self) -> bool:
@@ -105,7 +107,7 @@ class Effects:
             EncodeError: A table value cannot be stored; nothing was moved.
             TableOwned: Another agent writes one of the tables; nothing was moved.
         """
-        changes: list[Change] = []
+        changes: list[Change] = self.time.changes()
         for view in self.views.values():
             changes += view.changes()
         self.store.send(commit, self._sent)
@@ -114,6 +116,7 @@ class Effects:
             self._note_sender(commit)
         for view in self.views.values():
             view.taken()
+        self.time.taken()
         self._sent, self.sent_bytes = {}, 0
 
     def _note_sender(self, commit: Commit) -> None:
@@ -133,6 +136,7 @@ class Effects:
         fresh.replay = self.replay
         fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
         fresh.views.update(self.views)
+        fresh.time = self.time
         fresh._sent, fresh.sent_bytes = self._sent, self.sent_bytes
         self.close()
         return fresh
@@ -141,6 +145,7 @@ class Effects:
         """Forget everything uncommitted; returns the effects to go on with, as `renew`."""
         for view in self.views.values():
             view.evict()
+        self.time.discard()
         self._sent, self.sent_bytes = {}, 0
         return self.renew()
 
@@ -171,8 +176,7 @@ class Views(dict["Table[Any, Any]", "View"]):
         return view
 
     def _view(self, table: Table[Any, Any]) -> View:
-        effects = self._effects
-        return View(table, effects.store, effects.owner, effects.partition, effects.partitions)
+        return table.view(self._effects)
 
     def close(self) -> None:
         """Refuse from now on."""

@@ -205,7 +205,8 @@ class Execution:
         info = app.topic_info(job.source)
         self._app, self._store, self._job, self._row, self._info = app, store, job, row, info
         self._effects = Effects(job.name, store, 0, 0)
-        self._effects.now_ms = app.clock.now_ms
+        self._effects.now_ms = self._effects.time.latest_ms = app.clock.now_ms
+        self._effects.time.kept = job.source.keeps_time
         self._dead_letters = app.dead_letters(job.name, job.source)
         ranges = [Range(app.log.partition(info, number), at, end) for number, _, end, at in row.plan]
         self._cursor = Cursor(app.log.reader, ranges)

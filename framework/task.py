@@ -62,6 +62,8 @@ class Task:
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
         self._is_new, self._now_ms, self._replay = is_new, now_ms, replay
         self._wire(self.effects)
+        self.effects.time.kept = agent.source.keeps_time
+        self.effects.time.latest_ms = lambda: self._slice.latest_ms
         self.offset = self.committed = self.durable = fetch.offset
         self.handled = self._uncounted = 0
         self.busy_s = 0.0
@@ -171,6 +173,8 @@ class Task:
     # Slices.
 
     def _finish_slice(self) -> None:
+        if self.effects.time.kept:
+            self.effects.time.now_ms()  # It looks at the slice, which is about to be let go.
         self._uncounted += len(self._slice)
         self.at_boundary = True
         if self._slice:

@@ -81,6 +81,11 @@ class Topic(Generic[V, K]):
         self._partition_of: dict[bytes, int] = {}
         self._next_partition = 0
 
+    @property
+    def keeps_time(self) -> bool:
+        """Whether what reads it must know the time: its app has a table whose rows grow old."""
+        return any(table.ttl_ms for table in self._app.tables.values())
+
     # Sending.
 
     def send(

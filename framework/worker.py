@@ -145,6 +145,8 @@ class Worker:
         shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
         shards.own_all(self._wait_s)
+        app.own_shards(shards)
+        exits.callback(app.own_shards, None)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")

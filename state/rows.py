@@ -3,7 +3,11 @@
     meta      = "m" name                                     -> json
     offset    = "o" agent 0 topic_id:16 partition:u32        -> next offset:u64 (finished offset above it:u64)*
     owner     = "w" table                                    -> the agent that writes it
-    table     = "t" table 0 partition:u32 key                -> the value's bytes
+    table     = "t" table 0 partition:u32 key                -> value
+    value     = the value's bytes | stamped
+    stamped   = ff "row" 00 "ttl" written_ms:u64 ttl_ms:u64 the value's bytes
+    time      = "c" agent 0 partition:u32                    -> ms:u64, see `framework.record_time`
+    spread    = "p" table                                    -> partitions:u32 agent, of a table that was released
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
     outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
     sender    = "q" agent                                    -> nothing; it has sent records
@@ -12,6 +16,9 @@
 
 Big-endian; `meta version` is the version of all of it. Names hold no zero byte. Every change of state is
 (row key, value or None), never a range or a merge, so that a changelog could carry it.
+
+The rows of a table with a ttl are stamped. No JSON and no text begins with ff, and bytes do not by chance with those
+eight, so every row says by itself which it is, and a table can be given a ttl, or lose it, while it has rows.
 """
 
 from __future__ import annotations
@@ -27,6 +34,8 @@ VERSION = 1
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 _TARGET = struct.Struct(">16sI")
 TARGET_BYTES = _TARGET.size
+_STAMP = struct.Struct(">8sQQ")
+STAMPED = b"\xffrow\0ttl"
 
 Change = tuple[bytes, bytes | None]
 """A row key and its new value; None deletes the row."""
@@ -85,6 +94,39 @@ def owner_key(table: str) -> bytes:
 def table_prefix(table: str, partition: int) -> bytes:
     """What the keys of a table's rows in one partition begin with."""
     return b"t" + table.encode() + b"\0" + _U32.pack(partition)
+
+
+def time_key(agent: str, partition: int) -> bytes:
+    """The row of the time that a task has come to."""
+    return b"c" + agent.encode() + b"\0" + _U32.pack(partition)
+
+
+def spread_key(table: str) -> bytes:
+    """The row that says over how many partitions the rows of a released table are spread, and who wrote them."""
+    return b"p" + table.encode()
+
+
+def pack_spread(partitions: int, agent: str) -> bytes:
+    """What is remembered of a released table."""
+    return _U32.pack(partitions) + agent.encode()
+
+
+def split_spread(value: bytes) -> tuple[int, str]:
+    """(partitions, agent) of a released table."""
+    return int(_U32.unpack_from(value)[0]), value[_U32.size :].decode()
+
+
+def stamped(value: bytes, written_ms: int, ttl_ms: int) -> bytes:
+    """*value* as a table with a ttl stores it."""
+    return _STAMP.pack(STAMPED, written_ms, ttl_ms) + value
+
+
+def split_stamped(value: bytes) -> tuple[int, int, bytes] | None:
+    """(written_ms, ttl_ms, value) of what a table row holds; None if it has no stamp."""
+    if not value.startswith(STAMPED) or len(value) < _STAMP.size:
+        return None
+    _, written_ms, ttl_ms = _STAMP.unpack_from(value)
+    return written_ms, ttl_ms, value[_STAMP.size :]
 
 
 def sequence_key(topic_id: str, partition: int) -> bytes:

@@ -68,6 +68,11 @@ class Shards:
         """The store of the jobs."""
         return self._store("jobs")
 
+    def database_of(self, name: str) -> Database | None:
+        """The database of that name, if its store is open."""
+        store = self._stores.get(name)
+        return None if store is None else store.database
+
     def open_stores(self) -> list[Store]:
         """Every store that is open."""
         return list(self._stores.values())

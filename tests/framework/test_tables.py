@@ -289,7 +289,7 @@ async def test_a_row_of_another_partition_is_refused(shop: Shop) -> None:
     await shop.run(app)
     text = (
         f"table 'table': key '{other}' belongs to partition 1, but 'touch' touched it while handling partition 0. "
-        "Key the topic by it (key=), or send on to a topic that is"
+        "Bring the records of a key together first, with stream.group_by(...), or with key= on the topic"
     )
     assert set(errors) == {text}
     assert len(errors) == 3
