@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rocksdict import (
@@ -30,6 +31,8 @@ WRITE_BUFFER_BYTES = 32 << 20
 STALL_TIMEOUT_S = 60.0
 _IN_USE = "lock hold by current process"
 """RocksDB keeps its lock as long as an iterator of a closed database lives."""
+_RECORD, _BLOCK_BYTES = struct.Struct("<4xHB"), 32768
+"""Checksum, length and kind before each record of RocksDB's log format, and the blocks that no record crosses."""
 logger = logging.getLogger("framework.state")
 
 
@@ -49,13 +52,14 @@ class Database:
         self._db = self._open()
 
     def _open(self) -> Rdict:
+        self._opened = _manifest(self.path, _whole_length)
         try:
             return Rdict(str(self.path), _options())
         except Exception as error:  # rocksdict raises nothing more exact
             text = f"cannot open the state in {self.path}"
             if _is_of_the_disk(error):
                 raise refused(text, error, self.path) from error
-            raise StateDamaged(f"{text}: {error}") from error
+            raise _damaged(text, error) from error
 
     def reopen(self) -> None:
         """Close it and open it anew, after a failure: RocksDB takes no more writes then.
@@ -77,6 +81,28 @@ class Database:
                     text = f"{self.path} cannot be opened anew while an agent iterates over a table in it"
                     raise DiskFull(text, self.path) from error
                 raise
+
+    def manifest_mark(self) -> bytes:
+        """What `check_manifest` compares with; to be written with every commit."""
+        return b"%b %d" % _manifest(self.path)
+
+    def check_manifest(self, mark: bytes | None) -> None:
+        """Compare the manifest that was opened with the *mark* of the last commit that was found.
+
+        RocksDB takes one that was cut short for whole: the rows of a file that it then does not know are missing,
+        and those of later commits, which it finds in its write-ahead log, are there.
+
+        Raises:
+            StateDamaged: It was longer then.
+        """
+        name, _, size = (mark or b"").partition(b" ")
+        if size and name == self._opened[0] and self._opened[1] < int(size):
+            raise _damaged(
+                f"the state in {self.path} is damaged",
+                Exception(
+                    f"{name.decode()} is {self._opened[1]} bytes long as far as it can be read, it was {int(size)}"
+                ),
+            )
 
     @property
     def sequence(self) -> int:
@@ -201,7 +227,7 @@ class Snapshot:
             self._db = Rdict(str(self.path), _options(secondary=True), access_type=access)
         except Exception as error:  # rocksdict raises nothing more exact
             shutil.rmtree(self._scratch, ignore_errors=True)
-            raise StateDamaged(f"cannot read the state in {self.path}: {error}") from error
+            raise _damaged(f"cannot read the state in {self.path}", error) from error
 
     def _current(self) -> bytes:
         """Names the manifest, of which each start of the database makes a new one."""
@@ -248,6 +274,42 @@ def _options(*, secondary: bool = False) -> Options:
     return options
 
 
+def _length(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _manifest(path: Path, length: Callable[[Path], int] = _length) -> tuple[bytes, int]:
+    """Name and length of RocksDB's list of files; nothing if the database is new, or has lost it."""
+    try:
+        name = (path / "CURRENT").read_bytes().strip()
+        return name, length(path / name.decode())
+    except (OSError, ValueError):
+        return b"", 0
+
+
+def _whole_length(path: Path) -> int:
+    """Up to where RocksDB reads a file of its log format: a length that is too large ends it like a torn write."""
+    data, at = path.read_bytes(), 0
+    while at + _RECORD.size <= len(data):
+        left = _BLOCK_BYTES - at % _BLOCK_BYTES
+        if left < _RECORD.size:
+            at += left
+            continue
+        size, kind = _RECORD.unpack_from(data, at)
+        end = at + _RECORD.size + size
+        if end > len(data) or not kind:
+            break
+        at = end
+    return at
+
+
+def _damaged(what: str, error: Exception) -> StateDamaged:
+    return StateDamaged(
+        f"{what}: {error}. Restore state and log from one backup, or remove this part of the state: its agents then "
+        "begin anew, with empty tables"
+    )
+
+
 def _is_of_the_disk(error: Exception) -> bool:
     """Whether opening failed because of the disk, and not because of what is in the files."""
     text = str(error)
@@ -260,7 +322,7 @@ def _open_read_only(path: Path) -> Rdict:
     try:
         return Rdict(str(path), _options(), access_type=AccessType.read_only())
     except Exception as error:  # rocksdict raises nothing more exact
-        raise StateDamaged(f"cannot read the state in {path}: {error}") from error
+        raise _damaged(f"cannot read the state in {path}", error) from error
 
 
 def _close(db: Rdict, path: Path) -> None:
@@ -277,7 +339,7 @@ def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
     except DbClosedError:
         raise
     except Exception as error:  # rocksdict raises nothing more exact
-        raise StateDamaged(f"the state in {path} is damaged: {error}") from error
+        raise _damaged(f"the state in {path} is damaged", error) from error
     assert value is None or isinstance(value, bytes)
     return value
 
@@ -293,4 +355,4 @@ def _scan(rows: RdictIter, path: Path, prefix: bytes, start: bytes) -> Iterator[
     try:
         rows.status()
     except Exception as error:  # rocksdict raises nothing more exact
-        raise StateDamaged(f"the state in {path} is damaged: {error}") from error
+        raise _damaged(f"the state in {path} is damaged", error) from error

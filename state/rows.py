@@ -14,6 +14,8 @@
     replay    = "p" agent 0 topic_id:16 partition:u32        -> until:u64 policy, see `framework.replay`
     run       = "r" job 0 run id                             -> json, see `framework.job`
 
+`meta manifest` alone is no json: name and length of RocksDB's list of files, see `Database.check_manifest`.
+
 Big-endian; `meta version` is the version of all of it. Names hold no zero byte. Every change of state is
 (row key, value or None), never a range or a merge, so that a changelog could carry it.
 

@@ -34,6 +34,7 @@ from framework.state.errors import StateAhead, StateBehind, StateDamaged, StateF
 from framework.state.rows import Change
 
 SEQUENCE_MASK = (1 << 31) - 1
+_MANIFEST = rows.meta_key("manifest")
 logger = logging.getLogger("framework.state")
 
 
@@ -129,6 +130,7 @@ class Store:
 
     def _load(self) -> int:
         """Read what is remembered, compare it with the log, finish the last commit; how many batches that were."""
+        self.database.check_manifest(self.database.get(_MANIFEST))
         self._topics = {info.id: info for info in self._log.topics().values()}
         self._sequences = {
             rows.split_sequence_key(key): rows.unpack_u64(value) for key, value in self.database.scan(b"s")
@@ -274,6 +276,7 @@ class Store:
             changes.append((rows.sequence_key(topic_id, partition), rows.pack_u64(sequence)))
         for number, target in zip(numbers, commit.outbox, strict=True):
             changes.append((rows.outbox_key(number), rows.pack_outbox(*target)))
+        changes.append((_MANIFEST, self.database.manifest_mark()))
         self.database.write(changes)
         self._sequences |= commit.sequences
         self.database.sync()
