@@ -73,6 +73,23 @@ class Effects:
         if self.sent_bytes > SOFT_LIMIT_BYTES:
             self.on_soft_limit()
 
+    def send_many(self, topic: TopicInfo, partition: int, records: list[NewRecord], size: int) -> None:
+        """Send *records* with the next commit, which take *size* bytes at most and were checked.
+
+        Raises:
+            OutboxTooLarge, StaleTask: As `send`.
+        """
+        if self.views.closed:
+            raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
+        self.sent_bytes += size
+        if self.sent_bytes > HARD_LIMIT_BYTES:
+            raise OutboxTooLarge(
+                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most"
+            )
+        self._sent.setdefault((topic, partition), []).extend(records)
+        if self.sent_bytes > SOFT_LIMIT_BYTES:
+            self.on_soft_limit()
+
     @property
     def pending(self) -> bool:
         """Whether there is anything to commit."""

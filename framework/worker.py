@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from framework.agent import Agent
 from framework.app import App
@@ -19,6 +20,7 @@ from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
+from framework.repartition import Loops, Repartition, trim
 from framework.state.database import Database
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
@@ -62,6 +64,11 @@ class Worker:
         self._jobs: JobRunner | None = None
         self._stop = asyncio.Event()
         self._ended: Progress | None = None
+        self._agents: list[asyncio.Task[None]] = []
+        self._shards: Shards | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._loops = Loops(app, self._start, self._place)
+        self._run_task: Callable[[Task], None] = lambda _: None
         self._dangling: dict[int, int] = {}
 
     # Running.
@@ -93,12 +100,14 @@ class Worker:
                 log = await self._open(exits)
                 async with asyncio.TaskGroup() as group:
                     # Each agent's errors are handled in its task; what comes out of one ends the worker.
-                    agents = [group.create_task(task.run(), name=task.name) for task in self.tasks]
+                    self._run_task = lambda task: self._agents.append(group.create_task(task.run(), name=task.name))
+                    for task in self.tasks:
+                        self._run_task(task)
                     services = [group.create_task(coroutine) for coroutine in self._services(log, exits)]
                     try:
                         yield self
                     finally:
-                        await self._finish(agents)
+                        await self._finish()
                         for service in services:
                             service.cancel()
         except BaseExceptionGroup as failures:
@@ -112,15 +121,16 @@ class Worker:
             exits.callback(app.close)
         log = app.open(create=True)
         exits.callback(self._remember_progress)
-        shards = Shards(log, random=self._random, open_database=self._open_database)
+        shards = self._shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
         shards.own_all(self._wait_s)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
-        executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
-        exits.callback(executor.shutdown)
+        self._executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
+        exits.callback(self._executor.shutdown)
         for agent in app.agents.values():
-            self._add_tasks(agent, log, shards, executor)
+            for number in range(app.topic_info(agent.source).partitions):
+                self._add_task(agent, number)
         for store in shards.open_stores():
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
@@ -129,21 +139,34 @@ class Worker:
         await exits.enter_async_context(app.living())
         return log
 
-    def _add_tasks(self, agent: Agent[object, object], log: Log, shards: Shards, executor: ThreadPoolExecutor) -> None:
+    def _place(self, agent: Agent[Any, Any], number: int) -> tuple[Fetch, bool]:
+        """Where *agent* goes on in a partition, and whether it has never been there."""
+        info, log, shards = self.app.topic_info(agent.source), self.app.log, self._shards
+        assert shards is not None
+        partition = log.partition(info, number)
+        committed = shards.of_partition(number).offset(agent.name, info, number)
+        offset = log.offset_of(partition, agent.start) if committed is None else committed
+        return Fetch(log.reader(partition, offset)), committed is None
+
+    def _add_task(self, agent: Agent[Any, Any], number: int) -> Task:
         info = self.app.topic_info(agent.source)
         dead_letters = self.app.dead_letters(agent.name, agent.source)
-        for number in range(info.partitions):
-            partition, store = log.partition(info, number), shards.of_partition(number)
-            committed = store.offset(agent.name, info, number)
-            offset = log.offset_of(partition, agent.start) if committed is None else committed
-            loop = self._commits.get(store)
-            if loop is None:
-                loop = self._commits[store] = CommitLoop(store, executor)
-            fetch = Fetch(log.reader(partition, offset))
-            is_new, now_ms = committed is None, self.app.clock.now_ms
-            task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
-            loop.tasks.append(task)
-            self.tasks.append(task)
+        fetch, is_new = self._place(agent, number)
+        assert self._shards is not None
+        assert self._executor is not None
+        store = self._shards.of_partition(number)
+        loop = self._commits.get(store)
+        if loop is None:
+            loop = self._commits[store] = CommitLoop(store, self._executor)
+        task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=self.app.clock.now_ms)
+        task.stages = self._loops.begin
+        loop.tasks.append(task)
+        self.tasks.append(task)
+        return task
+
+    def _start(self, agent: Agent[Any, Any], number: int) -> None:
+        """Run one more task, of a stage that a loop has asked for."""
+        self._run_task(self._add_task(agent, number))
 
     def _services(self, log: Log, exits: AsyncExitStack) -> list:  # type: ignore[type-arg]
         services = [loop.run() for loop in self._commits.values()]
@@ -194,16 +217,30 @@ class Worker:
     def publish_holds(self) -> None:
         """Tell retention, in all processes, up to where agents and jobs have read each partition."""
         holds: dict[Partition, int] = {}
-        positions = [(task.fetch.partition, task.durable) for task in self.tasks]
+        positions = [(task.fetch.partition, self._position(task)) for task in self.tasks]
         for partition, offset in [*positions, *(self._jobs.positions() if self._jobs is not None else ())]:
             holds[partition] = min(holds.get(partition, offset), offset)
         for partition, offset in holds.items():
             partition.set_hold(offset)
 
+    def _position(self, task: Task) -> int:
+        held = None if task.begun else self.app.log.shared.hold(task.fetch.partition.slot)
+        # Its loop has not begun: a stage of it may have come less far than it would begin.
+        return task.durable if held is None else min(task.durable, held)
+
     async def _hold(self) -> None:
         while True:
             self.publish_holds()
+            await self.trim()
             await asyncio.sleep(HOLD_INTERVAL_S)
+
+    async def trim(self) -> None:
+        """Remove what lies between two stages and has been read, whole segments at a time."""
+        for task in [task for task in self.tasks if isinstance(task.agent.source, Repartition)]:
+            try:
+                await asyncio.to_thread(trim, task.fetch.partition, task.durable)
+            except (Error, OSError) as error:
+                logger.warning("%s cannot be trimmed: %s", task.fetch.partition.name, error)
 
     async def _retain(self, log: Log) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""
@@ -230,12 +267,12 @@ class Worker:
             and not (self._jobs is not None and self._jobs.running)
         )
 
-    async def _finish(self, agents: list[asyncio.Task[None]]) -> None:
+    async def _finish(self) -> None:
         """Let every agent finish the record in hand, then commit."""
         for task in self.tasks:
             task.stop()
-        if agents:
-            _, late = await asyncio.wait(agents, timeout=self._stop_timeout_s)
+        if self._agents:
+            _, late = await asyncio.wait(self._agents, timeout=self._stop_timeout_s)
             for agent in late:
                 logger.warning(
                     "%s did not finish its record in %g s and is cancelled",
