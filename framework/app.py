@@ -228,19 +228,20 @@ class App(Declarations):
         info = self._infos.get(topic.name)
         if info is not None:
             return info
+        partitions = topic.partitions if topic.like is None else self.topic_info(topic.like).partitions
         try:
             info = log.topic(topic.name)
         except UnknownTopic:
             if not create:
                 raise
             try:
-                info = log.create_topic(topic.name, topic.partitions or self._partitions, topic.settings())
+                info = log.create_topic(topic.name, partitions or self._partitions, topic.settings())
             except TopicExists:  # Another process was faster.
                 info = log.topic(topic.name)
-        if topic.partitions not in (None, info.partitions):
+        if partitions not in (None, info.partitions):
             raise TopicExists(
                 f"topic {topic.name!r} has {info.partitions} partitions in {log.path}, the app declares "
-                f"{topic.partitions}: declare {info.partitions}, or use another topic"
+                f"{partitions}: declare {info.partitions}, or use another topic"
             )
         self._infos[topic.name] = info
         return info

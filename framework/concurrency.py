@@ -79,6 +79,8 @@ class ConcurrentTask:
         self.last_error: str | None = None
         self.attempt = 0
         self.stopping = self.idle = False
+        self.begun = True
+        """Whether it is known what it reads."""
         self.wake = Waker(timer)
         self._pauses: set[Waker] = set()
 

@@ -264,9 +264,14 @@ class Declarations:
     def _declare_pipeline(
         self, name: str, source: Topic[Any, Any], stream: Stream[Any, Any], sink: Topic[Any, Any]
     ) -> None:
-        self._check_new("agent", name)
-        run = pipeline_run(stream, sink)
-        self.agents[name] = Agent(name, source, None, run, sink=sink, on_error=self._on_error)
+        from framework.repartition import declare_stages
+
+        before, behind = declare_stages(self._app, name, source, stream.stages, on_error=self._on_error)
+        run = pipeline_run(stream.last_stage(), sink)
+        agents = [*before, Agent(name, behind, None, run, sink=sink, on_error=self._on_error)]
+        for agent in agents:
+            self._check_new("agent", agent.name)
+        self.agents |= {agent.name: agent for agent in agents}
 
     def _check_new(self, kind: str, name: str) -> None:
         check_name(kind, name)

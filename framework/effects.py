@@ -75,17 +75,35 @@ class Effects:
                 return
             topic, partition = redirected
         size = topic.check_record(key, value, headers)
+        self._count(size)
+        target = (topic, partition)
+        sent = self._sent.get(target)
+        if sent is None:
+            sent = self._sent[target] = []
+        sent.append(NewRecord(key, value, timestamp, headers))
+
+    def send_many(self, topic: TopicInfo, partition: int, records: list[NewRecord], size: int) -> None:
+        """Send *records* with the next commit, which take *size* bytes at most and were checked.
+
+        Raises:
+            OutboxTooLarge, StaleTask: As `send`.
+        """
+        if self.views.closed:
+            raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
+        target: tuple[TopicInfo, int] | None = (topic, partition)
+        if self.replay is not None:
+            target = self.replay.target(topic, partition)
+        if target is not None:
+            self._count(size)
+            self._sent.setdefault(target, []).extend(records)
+
+    def _count(self, size: int) -> None:
         self.sent_bytes += size
         if self.sent_bytes > self._limit_bytes:
             remedy = "send less for one record" if self.partitions else "read the batch in chunks, each is a commit"
             raise OutboxTooLarge(
                 f"{self.owner} sent {self.sent_bytes} bytes without a commit, {self._limit_bytes} is most: {remedy}"
             )
-        target = (topic, partition)
-        sent = self._sent.get(target)
-        if sent is None:
-            sent = self._sent[target] = []
-        sent.append(NewRecord(key, value, timestamp, headers))
         if self.sent_bytes > SOFT_LIMIT_BYTES:
             self.on_soft_limit()
 

@@ -11,14 +11,14 @@ When the agent raises, `framework.supervision` decides what comes next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 from framework.agent import Agent
 from framework.clock import Timer, Waker, after
 from framework.commit import CommitLoop
 from framework.effects import Effects, current
-from framework.errors import AgentEnded, AgentFailed, DecodeError
+from framework.errors import AgentEnded, AgentFailed, DeclarationError, DecodeError
 from framework.fetch import Fetch
 from framework.log import StoredRecord
 from framework.record import Record
@@ -27,6 +27,7 @@ from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
 from framework.status import Counts, Doing
+from framework.stream import Stage
 from framework.supervision import Supervisor
 from framework.topic import Topic
 from framework.watch import within
@@ -78,7 +79,10 @@ class Task:
         self._held: int | None = None
         self._held_effects = self._between_lists = False
         self._released_in = -1
-        self._alone = self._tombstones = self._skipped = False
+        self._alone = self._tombstones = self._skipped = self._as_records = False
+        self.begun = False
+        """Whether the agent has begun to read: from then on it is known what."""
+        self.stages: Callable[[Task, Sequence[Stage]], None] = lambda *_: None
 
     # Running.
 
@@ -88,12 +92,13 @@ class Task:
         Raises:
             AgentEnded: The agent's loop ended by itself.
             AgentFailed: A record failed for good, and the agent's `on_error` says stop.
+            DeclarationError: The agent cannot work, whatever the record.
         """
         while not self.stopping:
             current.set(self.effects)
             try:
                 await within(self.agent.timeout_s, lambda: self.in_hand, self.agent.run(self))
-            except AgentFailed:
+            except (AgentFailed, DeclarationError):
                 raise
             except Exception as error:  # the one place where an agent's errors are supervised
                 await self.failing.recover(error)
@@ -106,7 +111,7 @@ class Task:
         self.at_boundary = True
 
     async def slices(
-        self, *, as_records: bool, deadline: Callable[[], float | None]
+        self, *, as_records: bool, deadline: Callable[[], float | None], stored: bool = False
     ) -> AsyncGenerator[Iterator[Any], None]:
         """The records as iterators over a few values each; see `framework.stream.Source`."""
         loop = asyncio.get_running_loop()
@@ -120,13 +125,26 @@ class Task:
                     self.at_boundary = False
                     yield iter(())
                 continue
-            values = self._begin_slice(as_records)
+            values = self._begin_slice(as_records, stored)
             if not self._slice:
                 continue
             started = loop.time()
             self.at_boundary = False
             yield values
             self._adapt(loop.time() - started)
+
+    def grouped(self, stages: Sequence[Stage]) -> None:
+        """A loop begins; see `framework.stream.Source`."""
+        if not self.stopping:
+            self.stages(self, stages)
+            self.begun = True
+
+    def read_from(self, agent: Agent[Any, Any], fetch: Fetch, *, is_new: bool) -> None:
+        """Before the first record: the agent reads another topic than it was declared with; *agent* says so."""
+        assert not self.begun
+        self.fetch.close()
+        self.agent, self.fetch, self._is_new = agent, fetch, is_new
+        self.offset = self.committed = self.durable = self._slice_end = fetch.offset
 
     def now(self) -> float:
         """Seconds on the clock that the task waits by."""
@@ -150,7 +168,7 @@ class Task:
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
         record = self._slice.record
-        if record.value is None and self._slice.whole:
+        if record.value is None and self._as_records:
             return False
         if record.value is None:
             self._tombstones = True
@@ -233,7 +251,7 @@ class Task:
                 return False
         return True
 
-    def _begin_slice(self, as_records: bool) -> Iterator[Any]:
+    def _begin_slice(self, as_records: bool, stored: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
         stop, size = None, self._slice_size
         if self.failing.isolated is not None:
@@ -245,18 +263,21 @@ class Task:
         if self._replay is not None:
             stop = self._replay.begin(self.effects, self._slice_end, stop)
         self._alone = self.failing.isolated is not None and size == 1
-        buffer, indexes = self.fetch.buffer, self.fetch.take(size, stop)
+        buffer = self.fetch.buffer
+        indexes: Sequence[int] = self.fetch.take(size, stop)
         self._slice_end = self.fetch.offset
+        self._as_records = as_records
+        if self._tombstones and not as_records:
+            indexes = [index for index in indexes if buffer.values[index] is not None]
+        self._slice = Slice(buffer, indexes, whole=as_records or stored)
+        if stored:
+            return self._slice.iterator
         if as_records:
-            self._slice = Slice(buffer, indexes, whole=True)
-            return map(self._as_record, self._slice.iterator)
-        if self._tombstones:
-            self._slice = Slice(buffer, [index for index in indexes if buffer.values[index] is not None])
-        else:
-            self._slice = Slice(buffer, indexes)
+            return map(self.record_of, self._slice.iterator)
         return map(self.agent.source.value_serde.parse, self._slice.iterator)
 
-    def _as_record(self, stored: StoredRecord) -> Record[Any, Any]:
+    def record_of(self, stored: StoredRecord) -> Record[Any, Any]:
+        """A record of the agent's topic as users see it."""
         topic, number = self.agent.source, self.fetch.partition.number
         value = None if stored.value is None else topic.value_serde.parse(stored.value)
         return Record(topic, number, stored, value)
@@ -339,7 +360,7 @@ class Task:
     @property
     def changed(self) -> bool:
         """Whether a commit now would say anything new."""
-        return self._is_new or self.offset != self.committed or self.effects.pending
+        return (self._is_new and self.begun) or self.offset != self.committed or self.effects.pending
 
     def contribute(self, commit: Commit) -> None:
         """Put offset and effects into *commit*; at a record boundary.
@@ -352,12 +373,14 @@ class Task:
             self._encode_error = error
             self.wake.set()
             return
-        key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
-        commit.changes.append((key, rows.pack_u64(self.offset)))
-        commit.inputs.append(self.fetch.partition)
-        if self._replay is not None and self._replay.end(commit, self.offset):
-            self._replay = self.effects.replay = None
-        self.committed, self._due, self._is_new = self.offset, False, False
+        if self.begun:  # Before, it is not known of which topic the offset would be.
+            key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
+            commit.changes.append((key, rows.pack_u64(self.offset)))
+            commit.inputs.append(self.fetch.partition)
+            if self._replay is not None and self._replay.end(commit, self.offset):
+                self._replay = self.effects.replay = None
+        self.committed, self._due = self.offset, False
+        self._is_new = self._is_new and not self.begun
         self.failing.committed(self.offset)
         self.handled, self._uncounted = self.handled + self._uncounted, 0
 

@@ -77,6 +77,8 @@ class Topic(Generic[V, K]):
         self.partitions = None if partitions is None else check_partitions(partitions)
         self.overrides = dict(overrides or {})
         self.key_of = key
+        self.like: Topic[Any, Any] | None = None
+        """The topic whose number of partitions it has, if it was not declared with one."""
         self._app = app
         self._partition_of: dict[bytes, int] = {}
         self._next_partition = 0

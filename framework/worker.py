@@ -11,27 +11,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from framework.agent import Agent
 from framework.app import App
+from framework.assignment import AnyTask, Assignment
 from framework.checkpointing import make_checkpoints
 from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
-from framework.concurrency import ConcurrentTask
 from framework.errors import DeclarationError
-from framework.fetch import Fetch
 from framework.job_runner import JobRunner
-from framework.log import Log, Partition, Random, TopicInfo
+from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
-from framework.log.errors import Error, OffsetOutOfRange
-from framework.replay import replay_of
+from framework.log.errors import Error
+from framework.repartition import Repartition, trim
 from framework.state.database import Database
-from framework.state.errors import StateAhead
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
 from framework.status import FILE as STATUS_FILE
 from framework.status import INTERVAL_S as STATUS_INTERVAL_S
 from framework.status import Observer
-from framework.task import Task
 
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
@@ -68,17 +64,18 @@ class Worker:
         *may_be_empty*: run even if the app declares neither agents nor jobs.
         """
         self.app = app
-        self.tasks: list[Task | ConcurrentTask] = []
+        self.tasks: list[AnyTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
         self._random, self._open_database, self._may_be_empty = random, open_database, may_be_empty
         self._commits: dict[Store, CommitLoop] = {}
         self.jobs: JobRunner | None = None
         self.retention_due_s = 0.0
         """When the log is looked through next, by the timer of the app's clock."""
-        self._running: list[asyncio.Task[None]] = []
+        self._services_running: list[asyncio.Task[None]] = []
         self._killed = False
         self._stop = asyncio.Event()
         self._ended: Progress | None = None
+        self._agents: list[asyncio.Task[None]] = []
         self._dangling: dict[int, int] = {}
 
     # Running.
@@ -108,7 +105,7 @@ class Worker:
         for task in self.tasks:
             task.stop()  # For code that goes on when it is cancelled.
             task.effects.close()
-        for running in self._running:
+        for running in [*self._agents, *self._services_running]:
             running.cancel()
         self._stop.set()
 
@@ -120,15 +117,20 @@ class Worker:
                 log = await self._open(exits)
                 async with asyncio.TaskGroup() as group:
                     # Each agent's errors are handled in its task; what comes out of one ends the worker.
-                    agents = [group.create_task(task.run(), name=task.name) for task in self.tasks]
+                    def run(task: AnyTask) -> None:
+                        self._agents.append(group.create_task(task.run(), name=task.name))
+
+                    self._assignment.run = run
+                    for task in self.tasks:
+                        run(task)
                     services = [group.create_task(coroutine) for coroutine in self._services(log, exits)]
-                    self._running = [*agents, *services]
+                    self._services_running = services
                     try:
                         yield self
                     finally:
                         if not self._killed:
-                            await self._finish(agents)
-                        for running in self._running:
+                            await self._finish()
+                        for running in [*self._agents, *services]:
                             running.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
@@ -152,8 +154,10 @@ class Worker:
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
         self._make_checkpoints = partial(make_checkpoints, log, shards, executor, keep=app.snapshots)
+        self._assignment = Assignment(app, log, shards, executor, self.tasks, self._commits)
         for agent in app.agents.values():
-            self._add_tasks(agent, log, shards, executor)
+            for number in range(app.topic_info(agent.source).partitions):
+                self._assignment.add(agent, number)
         for store in shards.open_stores():
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
@@ -161,37 +165,6 @@ class Worker:
             self.jobs = JobRunner(app, shards.of_jobs())
         await exits.enter_async_context(app.living())
         return log
-
-    def _add_tasks(self, agent: Agent[object, object], log: Log, shards: Shards, executor: ThreadPoolExecutor) -> None:
-        info = self.app.topic_info(agent.source)
-        dead_letters = self.app.dead_letters(agent.name, agent.source)
-        for number in range(info.partitions):
-            partition, store = log.partition(info, number), shards.of_partition(number)
-            committed = committed_offset(agent, store, info, number)
-            offset = log.offset_of(partition, agent.start) if committed is None else committed
-            loop = self._commits.get(store)
-            if loop is None:
-                loop = self._commits[store] = CommitLoop(store, executor)
-            fetch = Fetch(log.reader(partition, offset), on_gap=gap_logger(agent, partition))
-            kind = ConcurrentTask if agent.concurrency > 1 else Task
-            if kind is Task and store.finished(agent.name, info, number):
-                raise StateAhead(
-                    f"agent {agent.name!r} has finished records of {partition.name} above offset {offset}, at which it "
-                    "would go on: run it once with concurrency above 1, as it had then, until it is idle"
-                )
-            task = kind(
-                agent,
-                dead_letters,
-                fetch,
-                loop,
-                info.partitions,
-                is_new=committed is None,
-                now_ms=self.app.clock.now_ms,
-                timer=timer_of(self.app.clock),
-                replay=replay_of(agent.name, partition, store, log),
-            )
-            loop.tasks.append(task)
-            self.tasks.append(task)
 
     def _services(self, log: Log, exits: AsyncExitStack) -> list:  # type: ignore[type-arg]
         services = [loop.run() for loop in self._commits.values()]
@@ -243,15 +216,21 @@ class Worker:
     def publish_holds(self) -> None:
         """Tell retention, in all processes, up to where agents and jobs have read each partition."""
         holds: dict[Partition, int] = {}
-        positions = [(task.fetch.partition, task.durable) for task in self.tasks]
+        positions = [(task.fetch.partition, self._position(task)) for task in self.tasks]
         for partition, offset in [*positions, *(self.jobs.positions() if self.jobs is not None else ())]:
             holds[partition] = min(holds.get(partition, offset), offset)
         for partition, offset in holds.items():
             partition.set_hold(offset)
 
+    def _position(self, task: AnyTask) -> int:
+        held = None if task.begun else self.app.log.shared.hold(task.fetch.partition.slot)
+        # Its loop has not begun: a stage of it may have come less far than it would begin.
+        return task.durable if held is None else min(task.durable, held)
+
     async def _hold(self) -> None:
         while True:
             self.publish_holds()
+            await self.trim()
             await asyncio.sleep(HOLD_INTERVAL_S)
 
     async def _observe(self, log: Log, exits: AsyncExitStack) -> None:
@@ -264,6 +243,14 @@ class Worker:
             except OSError as error:
                 logger.debug("%s cannot be written: %s", STATUS_FILE, error)
             await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def trim(self) -> None:
+        """Remove what lies between two stages and has been read, whole segments at a time."""
+        for task in [task for task in self.tasks if isinstance(task.agent.source, Repartition)]:
+            try:
+                await asyncio.to_thread(trim, task.fetch.partition, task.durable)
+            except (Error, OSError) as error:
+                logger.warning("%s cannot be trimmed: %s", task.fetch.partition.name, error)
 
     async def _retain(self, log: Log, timer: Timer) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""
@@ -297,14 +284,14 @@ class Worker:
         """Whether a commit is being written."""
         return any(loop.busy for loop in self._commits.values())
 
-    async def _finish(self, agents: list[asyncio.Task[None]]) -> None:
+    async def _finish(self) -> None:
         """Let every agent finish the record in hand, then commit."""
         for loop in self._commits.values():
             loop.give_up.set()
         for task in self.tasks:
             task.stop()
-        if agents:
-            _, late = await asyncio.wait(agents, timeout=self._stop_timeout_s)
+        if self._agents:
+            _, late = await asyncio.wait(self._agents, timeout=self._stop_timeout_s)
             for agent in late:
                 logger.warning(
                     "%s did not finish its record in %g s and is cancelled",
@@ -332,38 +319,6 @@ class Worker:
     def _close_readers(self) -> None:
         for task in self.tasks:
             task.fetch.close()
-
-
-def committed_offset(agent: Agent[object, object], store: Store, topic: TopicInfo, partition: int) -> int | None:
-    """Where *agent* goes on, None if it never committed.
-
-    Raises:
-        OffsetOutOfRange: Records were removed before it read them, and it is not declared to go on without them.
-    """
-    try:
-        return store.offset(agent.name, topic, partition, gap_allowed=agent.on_gap == "earliest")
-    except OffsetOutOfRange as error:
-        raise OffsetOutOfRange(
-            f"{error}. To go on without them, declare the agent with on_gap='earliest', or run "
-            f"`framework agents reset {agent.name} --to beginning`"
-        ) from error
-
-
-def gap_logger(agent: Agent[object, object], partition: Partition) -> Callable[[int, int], None] | None:
-    """What says which records *agent* goes on without; None if it does not."""
-
-    def lost(offset: int, start: int) -> None:
-        logger.warning(
-            "%s goes on at %s@%d: %d offsets, %d to %d, were removed before it read them",
-            agent.name,
-            partition.name,
-            start,
-            start - offset,
-            offset,
-            start - 1,
-        )
-
-    return lost if agent.on_gap == "earliest" else None
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -92,16 +92,17 @@ class Checkpoints:
         """
         now_ms, shard, files = self._log.clock.now_ms(), store.path.name, self._log.files
         # Of an idle worker all checkpoints would be the same, and push out the older ones that are not.
-        if store.database.written == self._written.get(shard):
-            self._last_ms[shard] = now_ms
-            return None
+        with store.lock:  # Or it might be closed meanwhile, to be opened anew.
+            if store.failure is not None or store.database.sequence == self._written.get(shard):
+                self._last_ms[shard] = now_ms
+                return None
         path = _made(files, _folder(self._log.path, shard)) / _name_of(now_ms)
         unfinished = path.with_name(path.name + _UNFINISHED)
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             store.database.flush()
             with store.lock:
-                written = store.database.written
+                written = store.database.sequence
                 store.database.checkpoint(unfinished)
             for file in unfinished.iterdir():
                 _sync(files, file)

@@ -107,7 +107,7 @@ class Database:
     @property
     def sequence(self) -> int:
         """Counts the changes of rows that were ever written."""
-        return self._db.latest_sequence_number()
+        return int(self._db.latest_sequence_number())
 
     def get(self, key: bytes) -> bytes | None:
         """The value of row *key*.
@@ -166,16 +166,11 @@ class Database:
             StateDamaged: A block is damaged; without this check RocksDB would just end early.
         """
         try:
-            rows = self._db.iter()
+            rows = _iter(self._db)
         except DbClosedError:
             with self._opening:
-                rows = self._db.iter()
+                rows = _iter(self._db)
         return _scan(rows, self.path, prefix, start)
-
-    @property
-    def written(self) -> int:
-        """Grows with every row that is written."""
-        return int(self._db.latest_sequence_number())
 
     def flush(self) -> None:
         """Write to table files what is in memory only, while others go on.
@@ -339,9 +334,28 @@ def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
     except DbClosedError:
         raise
     except Exception as error:  # rocksdict raises nothing more exact
+        _check_open(error)
         raise _damaged(f"the state in {path} is damaged", error) from error
     assert value is None or isinstance(value, bytes)
     return value
+
+
+def _iter(db: Rdict) -> RdictIter:
+    try:
+        return db.iter()
+    except RuntimeError as error:
+        _check_open(error)
+        raise
+
+
+def _check_open(error: Exception) -> None:
+    """Another thread is in the middle of `close` when it cannot be borrowed.
+
+    Raises:
+        DbClosedError: So it is.
+    """
+    if "borrowed" in str(error):
+        raise DbClosedError(str(error)) from error
 
 
 def _scan(rows: RdictIter, path: Path, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
