@@ -93,7 +93,14 @@ class Declarations:
         """
         overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
-            self._app, name, value_type, key_type=key_type, key=key, partitions=partitions, overrides=overrides
+            self._app,
+            name,
+            value_type,
+            key_type=key_type,
+            key=key,
+            partitions=partitions,
+            overrides=overrides,
+            upgrade=options.get("upgrade"),
         )
         known = self.topics.get(name)
         if known is not None:
@@ -104,17 +111,35 @@ class Declarations:
         return topic
 
     @overload
-    def table(self, name: str, default: Callable[[], V]) -> Table[V]: ...
+    def table(
+        self, name: str, default: Callable[[], V], *, upgrade: Callable[[Any], Any] | None = None
+    ) -> Table[V]: ...
     @overload
-    def table(self, name: str, default: Callable[[], V], *, key_type: type[KX]) -> Table[V, KX]: ...
-    def table(self, name: str, default: Callable[[], Any], *, key_type: Any = str) -> Table[Any, Any]:
+    def table(
+        self,
+        name: str,
+        default: Callable[[], V],
+        *,
+        key_type: type[KX],
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> Table[V, KX]: ...
+    def table(
+        self,
+        name: str,
+        default: Callable[[], Any],
+        *,
+        key_type: Any = str,
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> Table[Any, Any]:
         """Declare a table: a row for each key, *default*() where there is none yet.
+
+        *upgrade* makes the JSON of a row that was stored as an older type into one of the present type.
 
         Raises:
             DeclarationError: There is one of this name.
         """
         self._check_new("table", name)
-        self.tables[name] = Table(self._app, name, default, key_type)
+        self.tables[name] = Table(self._app, name, default, key_type, upgrade)
         return self.tables[name]
 
     def stream(self, source: Topic[V, KX], *, name: str) -> Stream[V, KX]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from framework.app import App
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
+from framework.identity import settle
 from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
@@ -24,6 +26,7 @@ from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
 from framework.task import Task
 
+ACCEPT_VARIABLE = "FRAMEWORK_ACCEPT_SCHEMA"
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
 DANGLING_POLL_S = 0.05
@@ -49,14 +52,20 @@ class Worker:
         app: App,
         *,
         wait_s: float = 0.0,
+        accept_schema: Sequence[str] = (),
         stop_timeout_s: float = STOP_TIMEOUT_S,
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
     ) -> None:
-        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end."""
+        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
+
+        *accept_schema* names topics and tables, or "all", of which older values need not be readable any more; else
+        FRAMEWORK_ACCEPT_SCHEMA does.
+        """
         self.app = app
         self.tasks: list[Task] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
+        self._accept_schema = accept_schema or os.environ.get(ACCEPT_VARIABLE, "").split()
         self._random, self._open_database = random, open_database
         self._commits: dict[Store, CommitLoop] = {}
         self._jobs: JobRunner | None = None
@@ -71,6 +80,7 @@ class Worker:
 
         Raises:
             ShardBusy: Another worker runs on this directory.
+            IdentityUnclear, SchemaChanged: The state is not that of what the app declares.
             StateFailed, StateBehind, StateAhead, Damaged: The data cannot be used, or no longer.
             AgentEnded: An agent left its loop.
         """
@@ -117,6 +127,7 @@ class Worker:
         shards.own_all(self._wait_s)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
+        settle(app, shards, self._accept_schema)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
         for agent in app.agents.values():

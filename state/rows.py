@@ -7,9 +7,12 @@
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
     outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
     run       = "r" job 0 run id                             -> json, see `framework.job`
+    name      = "n" agent or job                             -> json, see `framework.identity`
+    schema    = "j" app 0 ("topic" | "table") 0 name         -> json, see `framework.schema`
 
 Big-endian; `meta version` is the version of all of it. Names hold no zero byte. Every change of state is
-(row key, value or None), never a range or a merge, so that a changelog could carry it.
+(row key, value or None), never a range or a merge, so that a changelog could carry it. The names of agents and the
+schemas are in shard 0 only, which a worker has open anyway, the names of jobs in the jobs' database.
 """
 
 from __future__ import annotations
@@ -52,6 +55,11 @@ def offset_key(agent: str, topic_id: str, partition: int) -> bytes:
     return b"o" + agent.encode() + b"\0" + _TARGET.pack(bytes.fromhex(topic_id), partition)
 
 
+def offset_prefix(agent: str) -> bytes:
+    """What the keys of the offsets of an agent or job begin with."""
+    return b"o" + agent.encode() + b"\0"
+
+
 def split_offset_key(key: bytes) -> tuple[str, str, int]:
     """(agent, topic id, partition) of an offset row."""
     agent, target = key[1 : -TARGET_BYTES - 1].decode(), key[-TARGET_BYTES:]
@@ -67,6 +75,11 @@ def owner_key(table: str) -> bytes:
 def table_prefix(table: str, partition: int) -> bytes:
     """What the keys of a table's rows in one partition begin with."""
     return b"t" + table.encode() + b"\0" + _U32.pack(partition)
+
+
+def all_table_prefix(table: str) -> bytes:
+    """What the keys of a table's rows begin with, whatever the partition."""
+    return b"t" + table.encode() + b"\0"
 
 
 def sequence_key(topic_id: str, partition: int) -> bytes:
@@ -104,6 +117,16 @@ def split_outbox(value: bytes) -> tuple[str, int, bytearray]:
 def run_prefix(job: str) -> bytes:
     """What the keys of a job's run rows begin with."""
     return b"r" + job.encode() + b"\0"
+
+
+def name_key(name: str) -> bytes:
+    """The row of what is known of an agent or job."""
+    return b"n" + name.encode()
+
+
+def schema_key(app: str, kind: str, name: str) -> bytes:
+    """The row of the schemas by which *app* has stored values of the topic or table *name*."""
+    return b"j" + b"\0".join([app.encode(), kind.encode(), name.encode()])
 
 
 def pack_u64(number: int) -> bytes:

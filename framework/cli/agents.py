@@ -1,4 +1,4 @@
-"""`framework agents`: how far each has come."""
+"""`framework agents`: how far each has come, and what it is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from framework.cli.naming import forget, rename
 from framework.cli.options import directory_options, json_option
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ COLUMNS = ("agent", "topic", "partition", "committed", "end", "lag")
 
 @click.group()
 def agents() -> None:
-    """See how far the agents have come."""
+    """See how far the agents have come; rename and forget them."""
+
+
+agents.add_command(rename)
+agents.add_command(forget)
 
 
 @agents.command()
