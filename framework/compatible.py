@@ -54,7 +54,7 @@ class _Comparison:
                 return []
             self._under_way.add(pair)
         try:
-            return self._judge(self._resolved(0, old), self._resolved(1, new), path, tag)
+            return self._judge(old, new, path, tag)
         finally:
             if all(pair):
                 self._under_way.discard(pair)
@@ -69,7 +69,8 @@ class _Comparison:
             found = {**self._definitions[side].get(name, {"$ref-to-nothing": name}), **found}
         return found
 
-    def _judge(self, old: dict[str, Any], new: dict[str, Any], path: str, tag: str | None) -> list[str]:
+    def _judge(self, written: Schema, read: Schema, path: str, tag: str | None) -> list[str]:
+        old, new = self._resolved(0, written), self._resolved(1, read)
         if not new:
             return []
         if not old:
@@ -77,9 +78,9 @@ class _Comparison:
         if _is_choice(old):
             tag = old.get("discriminator", {}).get("propertyName")
             choices = next(old[key] for key in _CHOICES if key in old)
-            return [reason for choice in choices for reason in self.compare(choice, new, path, tag)]
+            return [reason for choice in choices for reason in self.compare(choice, read, path, tag)]
         if _is_choice(new):
-            return self._judge_choice(old, new, path, tag)
+            return self._judge_choice(written, old, new, path, tag)
         if "enum" in old or "const" in old:
             return self._judge_values(old, new, path)
         if "enum" in new or "const" in new:
@@ -93,13 +94,15 @@ class _Comparison:
         )
         return reasons + _judge_limits(old, new, path) + (judge(old, new, path) if judge else [])
 
-    def _judge_choice(self, old: dict[str, Any], new: dict[str, Any], path: str, tag: str | None) -> list[str]:
+    def _judge_choice(
+        self, written: Schema, old: dict[str, Any], new: dict[str, Any], path: str, tag: str | None
+    ) -> list[str]:
         """One of several will do; of a union told apart by a field, that field has to be there."""
         chosen_by = new.get("discriminator", {}).get("propertyName")
         choices = next(new[key] for key in _CHOICES if key in new)
         if chosen_by is not None and tag != chosen_by and chosen_by not in old.get("required", ()):
             return [f"{_under(path, chosen_by)} is not in all that is stored, and is required now"]
-        tried = [(self._resolved(1, choice), self.compare(old, choice, path)) for choice in choices]
+        tried = [(self._resolved(1, choice), self.compare(written, choice, path)) for choice in choices]
         if not all(reasons for _, reasons in tried):
             return []
         alike = [reasons for choice, reasons in tried if choice.get("type") == old.get("type")]
@@ -113,7 +116,7 @@ class _Comparison:
             gone = [value for value in values if (type(value), value) not in accepted]
             return [f"{path or 'value'} may be {', '.join(map(repr, gone))} no more"] if gone else []
         kinds = {_TYPES.get(type(value), "") for value in values}
-        return [reason for kind in sorted(kinds) for reason in self._judge({"type": kind}, new, path, None)]
+        return [reason for kind in sorted(kinds) for reason in self.compare({"type": kind}, new, path)]
 
     def _judge_unknown(self, old: dict[str, Any], new: dict[str, Any], path: str) -> list[str]:
         """Keywords of which is not known here what they mean have to be the same."""

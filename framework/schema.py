@@ -197,16 +197,30 @@ def _schema(value_type: Any, mode: JsonSchemaMode) -> Schema:
 
 
 class _Generator(GenerateJsonSchema):
-    """Pydantic's, with the types of a mapping's keys."""
+    """Pydantic's, and what it is silent about: the types of a mapping's keys, and texts that are numbers."""
 
     def dict_schema(self, schema: Any) -> dict[str, Any]:
-        """JSON has keys that are text only, and the schema is silent about what is read from them."""
+        """With what is read from the keys, which in JSON are text."""
         found = super().dict_schema(schema)
         keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
         return found if keys.get("type", "string") == "string" else {**found, "keys": keys}
 
+    def decimal_schema(self, schema: Any) -> dict[str, Any]:
+        """Not any text is a decimal."""
+        return _formatted(super().decimal_schema(schema), "decimal")
+
+    def complex_schema(self, schema: Any) -> dict[str, Any]:
+        """Not any text is a complex number."""
+        return _formatted(super().complex_schema(schema), "complex")
+
     def emit_warning(self, kind: Any, detail: str) -> None:
         """What cannot be said in a schema is not said: nobody asked for one."""
+
+
+def _formatted(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [_formatted(choice, name) for choice in schema["anyOf"]]}
+    return {**schema, "format": name} if schema.get("type") == "string" else schema
 
 
 def _plain(schema: Any) -> Any:
