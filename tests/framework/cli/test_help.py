@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 COMMANDS = {
     "": ["worker", "topics", "agents", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
-    "agents": ["ls"],
+    "agents": ["forget", "ls", "rename"],
     "tables": ["get", "ls", "scan"],
     "jobs": ["ls", "run", "runs"],
 }
