@@ -40,6 +40,7 @@ def test_a_worker_names_the_command_that_helps(words: Shell) -> None:
     assert "framework: the state in " in refused.err
     command = "agents rename count tally --execute"
     assert f"`framework {command}`" in refused.err
+    words.ok("topics", "create", "words.count.dead-letter", "--partitions", "3")
     dry = words.ok(*command.split()[:-1])
     tables = "committed offsets, table 'counts'"
     assert dry.out == ""
