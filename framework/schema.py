@@ -1,8 +1,9 @@
 """The types by which topics and tables are stored, remembered as JSON schemas and compared at each start of a worker.
 
-    schema row = {"version": 1, "topic_id", "current": {"written", "read", "upgrade"}, "earlier": [written, ...]}
+    schema row = {"version": 1, "topic_id", "written", "upgrade", "earlier": [written, ...]}
 
-`written` is the schema of what is stored, `read` of what is accepted, `upgrade` says whether there is an upgrade=.
+`written` is the schema of what is stored, `upgrade` says whether there is an upgrade=. What a type accepts is another
+schema, made when `written` has changed only: most of what this costs a start is making schemas.
 Each app has rows of its own: two apps may see one topic as different types. `earlier` holds what else may still be
 stored: a type that reads what the one before it wrote does not yet read what the one before that wrote.
 """
@@ -73,35 +74,31 @@ def schema_changes(app: App, home: Store, stores: Callable[[], list[Store]], acc
     for item in [*_topics(app), *_tables(app, stores)]:
         key = rows.schema_key(app.name, item.kind, item.name)
         known = _load(home.database.get(key), item)
-        current = _current(item.serde)
-        if known is not None and known["current"] == current and known["topic_id"] == item.topic_id:
+        written = schema_of(item.serde.value_type, "serialization")
+        row = {"version": VERSION, "topic_id": item.topic_id, "written": written, "upgrade": item.serde.upgrades}
+        if known is not None and row.items() <= known.items():
             continue
         earlier: list[Schema] = []
         if known is not None and known["topic_id"] == item.topic_id:
-            earlier, reason = _earlier(item, known, current, is_accepted=bool({"all", item.name} & names))
+            earlier, reason = _earlier(item, known, written, is_accepted=bool({"all", item.name} & names))
             if reason:
                 refused.append(reason)
-        row = {"version": VERSION, "topic_id": item.topic_id, "current": current, "earlier": earlier}
-        changes.append((key, orjson.dumps(row)))
+        changes.append((key, orjson.dumps({**row, "earlier": earlier})))
     if refused:
         raise SchemaChanged("\n".join(refused))
     return changes
 
 
-def _earlier(
-    item: Stored, known: dict[str, Any], current: dict[str, Any], *, is_accepted: bool
-) -> tuple[list[Schema], str]:
+def _earlier(item: Stored, known: dict[str, Any], now: Schema, *, is_accepted: bool) -> tuple[list[Schema], str]:
     """What else than of the present type may be stored, and why the worker must not start, or nothing."""
     held = item.held()
     if not held:
         return [], ""
-    written = [known["current"]["written"], *known["earlier"]]
-    earlier = [
-        schema for at, schema in enumerate(written) if schema != current["written"] and schema not in written[:at]
-    ]
+    written, read = [known["written"], *known["earlier"]], schema_of(item.serde.value_type, "validation")
+    earlier = [schema for at, schema in enumerate(written) if schema != now and schema not in written[:at]]
     # Where a type does not even go with itself, it writes otherwise than its schema says.
-    apparent = differences(current["written"], current["read"])
-    found = [reason for schema in earlier for reason in differences(schema, current["read"]) if reason not in apparent]
+    apparent = differences(now, read)
+    found = [reason for schema in earlier for reason in differences(schema, read) if reason not in apparent]
     reasons = list(dict.fromkeys(found))
     if not reasons:
         if earlier:
@@ -110,7 +107,7 @@ def _earlier(
     what = "; ".join(reasons[:MOST_NAMED])
     if len(reasons) > MOST_NAMED:
         what += f"; and {len(reasons) - MOST_NAMED} more"
-    if current["upgrade"]:
+    if item.serde.upgrades:
         logger.info("%s: upgrade= is given what is stored otherwise than %s is now: %s", item, item.serde.name, what)
         return earlier, ""
     if is_accepted:
@@ -175,12 +172,7 @@ def _load(data: bytes | None, item: Stored) -> dict[str, Any] | None:
 # From types to schemas.
 
 
-def _current(serde: Serde[Any]) -> dict[str, Any]:
-    written, read = _schema(serde.value_type, "serialization"), _schema(serde.value_type, "validation")
-    return {"written": written, "read": read, "upgrade": serde.upgrades}
-
-
-def _schema(value_type: Any, mode: JsonSchemaMode) -> Schema:
+def schema_of(value_type: Any, mode: JsonSchemaMode) -> Schema:
     """The JSON schema of what is stored or read as *value_type*."""
     if value_type in (Any, object):
         return {}

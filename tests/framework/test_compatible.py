@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from framework.compatible import differences
-from framework.schema import _schema
+from framework.schema import schema_of
 
 
 def model(name: str = "M", /, config: ConfigDict | None = None, **fields: Any) -> type[BaseModel]:
@@ -25,7 +25,7 @@ def model(name: str = "M", /, config: ConfigDict | None = None, **fields: Any) -
 
 
 def judged(old: Any, new: Any) -> list[str]:
-    return differences(_schema(old, "serialization"), _schema(new, "validation"))
+    return differences(schema_of(old, "serialization"), schema_of(new, "validation"))
 
 
 LIST: Any = list

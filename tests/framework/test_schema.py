@@ -199,6 +199,35 @@ async def test_rows_of_tables_are_checked_and_upgraded(shop: Shop) -> None:
     assert shop.rows(table) == {"a": split(n=2, by={"all": 2}), "b": split(n=2, by={"all": 1})}
 
 
+async def test_rows_of_an_older_type_are_read_by_other_agents(shop: Shop) -> None:
+    """They encode to other bytes than are stored, which is no write."""
+
+    def app_with(row: Any, *, reads: bool) -> tuple[App, Topic[str], list[Any]]:
+        app, seen = shop.app(), list[Any]()
+        names, table = app.topic("names", str, key=lambda name: name), app.table("counts", row)
+
+        @app.agent(names, name="writer")
+        def write(name: str) -> None:
+            if not reads:
+                table[name].n += 1
+
+        @app.agent(names, name="reader")
+        def read(name: str) -> None:
+            if reads:
+                seen.append(table[name])
+
+        return app, names, seen
+
+    app, names, _ = app_with(model("Count", n=(int, 0)), reads=False)
+    shop.send(names, ["a"])
+    await shop.run(app)
+    wider = model("Count", n=(int, 0), more=(int, 0))
+    app, names, seen = app_with(wider, reads=True)
+    shop.send(names, ["a"])
+    await shop.run(app)
+    assert seen == [wider(n=1)]
+
+
 async def test_an_unchanged_app_writes_nothing_at_its_start(shop: Shop) -> None:
     await stored_as_old(shop)
     await shop.run(app_of(shop, Old)[0])
