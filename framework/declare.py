@@ -116,7 +116,14 @@ class Declarations:
         """
         overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
-            self._app, name, value_type, key_type=key_type, key=key, partitions=partitions, overrides=overrides
+            self._app,
+            name,
+            value_type,
+            key_type=key_type,
+            key=key,
+            partitions=partitions,
+            overrides=overrides,
+            upgrade=options.get("upgrade"),
         )
         known = self.topics.get(name)
         if known is not None:
@@ -127,10 +134,23 @@ class Declarations:
         return topic
 
     @overload
-    def table(self, name: str, default: Callable[[], V], *, ttl: timedelta | None = None) -> Table[V]: ...
+    def table(
+        self,
+        name: str,
+        default: Callable[[], V],
+        *,
+        ttl: timedelta | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> Table[V]: ...
     @overload
     def table(
-        self, name: str, default: Callable[[], V], *, key_type: type[KX], ttl: timedelta | None = None
+        self,
+        name: str,
+        default: Callable[[], V],
+        *,
+        key_type: type[KX],
+        ttl: timedelta | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
     ) -> Table[V, KX]: ...
     @overload
     def table(self, name: str, *, source: Topic[V, KX], everywhere: bool = False) -> Table[V, KX]: ...
@@ -141,6 +161,7 @@ class Declarations:
         *,
         key_type: Any = str,
         ttl: timedelta | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
         source: Topic[Any, Any] | None = None,
         everywhere: bool = False,
     ) -> Table[Any, Any]:
@@ -149,6 +170,7 @@ class Declarations:
         With *ttl* a row that was not written for that long is gone: by the time of the agent that writes the table,
         the greatest timestamp of the records its task has taken, so that a replay finds the same rows (in a job, by the
         clock). To read a row is not to write it. Its bytes are removed little by little, with commits that come anyway.
+        *upgrade* makes the JSON of a row that was stored as an older type into one of the present type.
 
         With *source* the table follows that topic: the last value of each key, until a tombstone deletes it. An
         agent of the table's name writes it, all others only read; a key without a row is a `KeyError`. An agent
@@ -160,10 +182,17 @@ class Declarations:
         """
         self._check_new("table", name)
         if source is None:
-            self.tables[name] = self._plain_table(name, default, key_type, ttl, everywhere=everywhere)
+            if everywhere:
+                raise DeclarationError(
+                    f"table {name!r} cannot be there everywhere: only one with a source can, because nobody changes "
+                    "its rows in place. Send its rows to a topic, and let another table follow that"
+                )
+            self.tables[name] = self._plain_table(name, default, key_type, ttl, upgrade)
             return self.tables[name]
-        if default is not None or ttl is not None or key_type is not str:
-            raise DeclarationError(f"table {name!r} follows a topic: it has no default, key_type or ttl of its own")
+        if default is not None or ttl is not None or upgrade is not None or key_type is not str:
+            raise DeclarationError(
+                f"table {name!r} follows a topic: it has no default, key_type, ttl or upgrade of its own"
+            )
         self._check_new("agent", name)
         table = SourceTable(self._app, name, source, everywhere=everywhere)
         self.tables[name] = table
@@ -171,18 +200,18 @@ class Declarations:
         return table
 
     def _plain_table(
-        self, name: str, default: Callable[[], Any] | None, key_type: Any, ttl: timedelta | None, *, everywhere: bool
+        self,
+        name: str,
+        default: Callable[[], Any] | None,
+        key_type: Any,
+        ttl: timedelta | None,
+        upgrade: Callable[[Any], Any] | None,
     ) -> Table[Any, Any]:
         if default is None:
             raise DeclarationError(f"table {name!r} needs a default, like int or dict, or a source=topic to follow")
-        if everywhere:
-            raise DeclarationError(
-                f"table {name!r} cannot be there everywhere: only one with a source can, because nobody changes its "
-                "rows in place. Send its rows to a topic, and let another table follow that"
-            )
         if ttl is None:
-            return Table(self._app, name, default, key_type)
-        return ExpiringTable(self._app, name, default, key_type, ttl)
+            return Table(self._app, name, default, key_type, upgrade)
+        return ExpiringTable(self._app, name, default, key_type, ttl, upgrade)
 
     def stream(self, source: Topic[V, KX], *, name: str) -> Stream[V, KX]:
         """Begin a pipeline: operators, then `.to(topic)`; it runs as an agent called *name*."""

@@ -36,13 +36,21 @@ SWEEP_ROWS = 500
 class ExpiringTable(Table[V, K]):
     """A table with a ttl. Apart from `Table`, so that reads of one without need not ask what time it is."""
 
-    def __init__(self, app: App, name: str, default: Callable[[], V], key_type: type[Any], ttl: timedelta) -> None:
+    def __init__(
+        self,
+        app: App,
+        name: str,
+        default: Callable[[], V],
+        key_type: type[Any],
+        ttl: timedelta,
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> None:
         """Use `App.table`.
 
         Raises:
             DeclarationError: The ttl is shorter than a millisecond.
         """
-        super().__init__(app, name, default, key_type)
+        super().__init__(app, name, default, key_type, upgrade)
         self.ttl_ms = ttl // timedelta(milliseconds=1)
         if self.ttl_ms <= 0:
             raise DeclarationError(f"table {name!r} has a ttl of {ttl}: it must be a millisecond or more")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from framework.effects import Effects, current
-from framework.serdes import Serde, key_serde_of, serde_of
+from framework.serdes import Serde, key_serde_of, serde_of, upgrading
 from framework.view import DELETED, IMMUTABLE, View
 
 if TYPE_CHECKING:
@@ -28,13 +28,20 @@ class Table(MutableMapping[K, V], Generic[V, K]):
     shows the committed rows and takes no writes.
     """
 
-    def __init__(self, app: App, name: str, default: Callable[[], V], key_type: type[Any]) -> None:
+    def __init__(
+        self,
+        app: App,
+        name: str,
+        default: Callable[[], V],
+        key_type: type[Any],
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> None:
         """Use `App.table`."""
         self.name, self.default, self._app = name, default, app
         self.ttl_ms = 0
         """How long after it was written a row is there; 0 for ever."""
         sample = default()
-        self.serde: Serde[V] = serde_of(_stored_type(default, sample))
+        self.serde: Serde[V] = upgrading(serde_of(_stored_type(default, sample)), upgrade, f"table {name!r}")
         self.key_serde: Serde[K] = key_serde_of(key_type)
         self.default_bytes = self.serde.encode(sample)
         self.tracked = type(sample) not in IMMUTABLE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from framework.checkpointing import make_checkpoints
 from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
+from framework.identity import settle
 from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
@@ -29,6 +31,7 @@ from framework.status import FILE as STATUS_FILE
 from framework.status import INTERVAL_S as STATUS_INTERVAL_S
 from framework.status import Observer
 
+ACCEPT_VARIABLE = "FRAMEWORK_ACCEPT_SCHEMA"
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
 DANGLING_POLL_S = 0.05
@@ -54,6 +57,7 @@ class Worker:
         app: App,
         *,
         wait_s: float = 0.0,
+        accept_schema: Sequence[str] = (),
         stop_timeout_s: float = STOP_TIMEOUT_S,
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
@@ -61,12 +65,14 @@ class Worker:
     ) -> None:
         """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
 
-        *may_be_empty*: run even if the app declares neither agents nor jobs.
+        *may_be_empty*: run even if the app declares neither agents nor jobs. *accept_schema* names topics and tables,
+        or "all", of which older values need not be readable any more; else FRAMEWORK_ACCEPT_SCHEMA does.
         """
         self.app = app
         self.tasks: list[AnyTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
         self._random, self._open_database, self._may_be_empty = random, open_database, may_be_empty
+        self._accept_schema = accept_schema or os.environ.get(ACCEPT_VARIABLE, "").split()
         self._commits: dict[Store, CommitLoop] = {}
         self.jobs: JobRunner | None = None
         self.retention_due_s = 0.0
@@ -85,6 +91,7 @@ class Worker:
 
         Raises:
             ShardBusy: Another worker runs on this directory.
+            IdentityUnclear, SchemaChanged: The state is not that of what the app declares.
             StateFailed, StateBehind, StateAhead, Damaged: The data cannot be used, or no longer.
             AgentEnded: An agent left its loop.
         """
@@ -151,6 +158,7 @@ class Worker:
         exits.callback(app.own_shards, None)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
+        settle(app, shards, self._accept_schema)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
         self._make_checkpoints = partial(make_checkpoints, log, shards, executor, keep=app.snapshots)

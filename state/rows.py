@@ -7,17 +7,20 @@
     value     = the value's bytes | stamped
     stamped   = ff "row" 00 "ttl" written_ms:u64 ttl_ms:u64 the value's bytes
     time      = "c" agent 0 partition:u32                    -> ms:u64, see `framework.record_time`
-    spread    = "p" table                                    -> partitions:u32 agent, of a table that was released
+    spread    = "l" table                                    -> partitions:u32 agent, of a table that was released
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
     outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
     sender    = "q" agent                                    -> nothing; it has sent records
     replay    = "p" agent 0 topic_id:16 partition:u32        -> until:u64 policy, see `framework.replay`
     run       = "r" job 0 run id                             -> json, see `framework.job`
+    name      = "n" agent or job                             -> json, see `framework.identity`
+    schema    = "j" app 0 ("topic" | "table") 0 name         -> json, see `framework.schema`
 
 `meta manifest` alone is no json: name and length of RocksDB's list of files, see `Database.check_manifest`.
 
 Big-endian; `meta version` is the version of all of it. Names hold no zero byte. Every change of state is
-(row key, value or None), never a range or a merge, so that a changelog could carry it.
+(row key, value or None), never a range or a merge, so that a changelog could carry it. The names of agents and the
+schemas are in shard 0 only, which a worker has open anyway, the names of jobs in the jobs' database.
 
 The rows of a table with a ttl are stamped. No JSON and no text begins with ff, and bytes do not by chance with those
 eight, so every row says by itself which it is, and a table can be given a ttl, or lose it, while it has rows.
@@ -67,7 +70,7 @@ def offset_key(agent: str, topic_id: str, partition: int) -> bytes:
 
 
 def offset_prefix(agent: str) -> bytes:
-    """What the keys of all committed offsets of *agent* begin with."""
+    """What the keys of the offsets of an agent or job begin with."""
     return b"o" + agent.encode() + b"\0"
 
 
@@ -105,7 +108,12 @@ def time_key(agent: str, partition: int) -> bytes:
 
 def spread_key(table: str) -> bytes:
     """The row that says over how many partitions the rows of a released table are spread, and who wrote them."""
-    return b"p" + table.encode()
+    return b"l" + table.encode()
+
+
+def task_rows(agent: str) -> list[bytes]:
+    """What the keys of all rows begin with that an agent or job has for each of its partitions."""
+    return [kind + agent.encode() + b"\0" for kind in (b"o", b"p", b"c")]
 
 
 def pack_spread(partitions: int, agent: str) -> bytes:
@@ -129,6 +137,11 @@ def split_stamped(value: bytes) -> tuple[int, int, bytes] | None:
         return None
     _, written_ms, ttl_ms = _STAMP.unpack_from(value)
     return written_ms, ttl_ms, value[_STAMP.size :]
+
+
+def all_table_prefix(table: str) -> bytes:
+    """What the keys of a table's rows begin with, whatever the partition."""
+    return b"t" + table.encode() + b"\0"
 
 
 def sequence_key(topic_id: str, partition: int) -> bytes:
@@ -166,6 +179,16 @@ def split_outbox(value: bytes) -> tuple[str, int, bytearray]:
 def run_prefix(job: str) -> bytes:
     """What the keys of a job's run rows begin with."""
     return b"r" + job.encode() + b"\0"
+
+
+def name_key(name: str) -> bytes:
+    """The row of what is known of an agent or job."""
+    return b"n" + name.encode()
+
+
+def schema_key(app: str, kind: str, name: str) -> bytes:
+    """The row of the schemas by which *app* has stored values of the topic or table *name*."""
+    return b"j" + b"\0".join([app.encode(), kind.encode(), name.encode()])
 
 
 def pack_u64(number: int) -> bytes:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 COMMANDS = {
     "": ["worker", "topics", "agents", "dlq", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
-    "agents": ["checkpoints", "ls", "reset", "rewind", "show"],
+    "agents": ["checkpoints", "forget", "ls", "rename", "reset", "rewind", "show"],
     "dlq": ["ls", "purge", "retry", "show"],
     "tables": ["get", "ls", "scan"],
     "jobs": ["ls", "run", "runs"],
