@@ -267,7 +267,11 @@ class App(Declarations):
 
     def committed(self, table: Table[Any, Any]) -> CommittedTable:
         """The committed rows of *table*, as everybody but its agent sees them."""
-        return CommittedTable(self._state_view(), table, table.partitions)
+        view, partitions = self._state_view(), table.partitions
+        owner = None if partitions is not None or view.own is None else view.own.owner_of(table.name)
+        if owner in self.agents:
+            partitions = self.topic_info(self.agents[owner].source).partitions
+        return CommittedTable(view, table, partitions)
 
     def own_shards(self, shards: Shards | None) -> None:
         """*shards* are open in this process, so that what they hold is read there; with None, no longer."""

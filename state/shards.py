@@ -73,6 +73,10 @@ class Shards:
         store = self._stores.get(name)
         return None if store is None else store.database
 
+    def owner_of(self, table: str) -> str | None:
+        """The agent that writes *table*, as far as the open stores know."""
+        return self._owners.get(table)
+
     def open_stores(self) -> list[Store]:
         """Every store that is open."""
         return list(self._stores.values())

@@ -117,6 +117,8 @@ class StateView:
 
     def owner_of(self, table: str) -> str | None:
         """The agent that writes *table*, or did before it was released; None without; may be `REFRESH_S` late."""
+        if self.own is not None and (known := self.own.owner_of(table)) is not None:
+            return known
         now = self._log.clock.monotonic()
         if self._owners is None or now - self._owners[1] > REFRESH_S:
             self._owners = self.owners(), now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from framework import Stream
 from framework.state import rows
+from framework.state.database import Database
+from framework.worker import Worker
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -68,6 +71,39 @@ async def test_a_range_holds_what_is_stored_being_stored_and_changed(shop: Shop,
     with app.opened():
         for case in CASES:
             assert list(table.range(*case[:2], prefix=case[2])) == expected(shadow, case)
+
+
+async def test_a_range_holds_the_rows_of_a_commit_that_is_being_written(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have left the agent's hand, and are not in the database yet."""
+    app, found = shop.app(), list[Any]()
+    numbers, table = app.topic("numbers", int), app.table("table", int)
+    begun, go = threading.Event(), threading.Event()
+    write = Database.write
+
+    def held(self: Database, changes: Any) -> None:
+        if any(key.startswith(b"t") for key, _ in changes):
+            begun.set()
+            assert go.wait(10)
+        write(self, changes)
+
+    @app.agent(numbers)
+    def change(number: int) -> None:
+        if number == 0:
+            table.update(a=1, b=2)
+        else:
+            found.append((begun.is_set() and not go.is_set(), list(table.range("a"))))
+
+    monkeypatch.setattr(Database, "write", held)
+    worker = Worker(app)
+    async with worker.running():
+        await numbers.send(0)
+        await shop.until(begun.is_set)
+        await numbers.send(1)
+        await shop.until(lambda: bool(found))
+        go.set()
+    assert found == [(True, [("a", 1), ("b", 2)])]
 
 
 async def test_outside_a_range_is_one_over_all_partitions_and_inside_over_its_own(shop: Shop) -> None:

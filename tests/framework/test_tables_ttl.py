@@ -16,6 +16,8 @@ from framework.expiring import SWEEP_ROWS
 from framework.log.clock import EPOCH
 from framework.state import rows
 from framework.state.database import Database
+from framework.state.errors import StateFailed
+from framework.worker import Worker
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -262,6 +264,36 @@ async def test_rows_grow_old_alike_however_the_records_are_committed(shop: Shop,
         send(shop, app, *steps[start : start + chunk])
         await shop.run(app)
     found, values = fold(steps)
+    assert shop.values(app.topics["seen"]) == found
+    assert shop.rows(table) == values
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before a write", "after a write"])
+async def test_rows_grow_old_alike_when_a_worker_dies_at_a_commit(shop: Shop, *, after: bool) -> None:
+    """At every third write to the state, until one run comes through; small slices make many commits."""
+    steps, deaths, left = random_steps(5, 50), 0, [0]
+
+    class Dying(Database):
+        def write(self, changes: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                raise StateFailed("died before")
+            super().write(changes)
+            if left[0] == 0:
+                raise StateFailed("died after")
+
+    for start in range(0, len(steps), 10):
+        app, table = folding(shop)
+        send(shop, app, *steps[start : start + 10])
+        for dies_at in (1, 2, 3, 0):
+            left[0] = dies_at
+            app, table = folding(shop)
+            try:
+                await Worker(app, open_database=Dying).run(until_idle=True)
+            except StateFailed:
+                deaths += 1
+    found, values = fold(steps)
+    assert deaths >= 5
     assert shop.values(app.topics["seen"]) == found
     assert shop.rows(table) == values
 
