@@ -168,7 +168,7 @@ class Rewind:
             _, topic_id, number = rows.split_offset_key(key)
             info = topics.get(topic_id)
             if info is not None and wanted in (None, number):
-                yield self._log.partition(info, number), rows.unpack_u64(value)
+                yield self._log.partition(info, number), rows.unpack_offset(value)
 
     def _old_state(self, name: str, exits: ExitStack) -> tuple[Checkpoint | None, Rows | None]:
         """The checkpoint of shard *name* that is the target, opened; two times None if none is."""
@@ -199,7 +199,7 @@ class Rewind:
                 f"agent {self._agent!r} had not begun with {partition.name} at the checkpoint of {when}. To begin "
                 "anew, with empty tables and at the log start, say --state reset"
             )
-        to = rows.unpack_u64(row)
+        to = rows.unpack_offset(row)
         if to > partition.log_end:
             raise StateAhead(
                 f"the checkpoint of {when} is newer than the log: the agent had read {partition.name} up to {to}, the "
@@ -219,6 +219,11 @@ class Rewind:
         """What makes the rows of the agent's tables those of *old*; with nothing old, none, if they are to go."""
         if isinstance(self._target, ToPlace) and not self._target.empty:
             return
+        # The time by which rows with a ttl grow old: a replay would stamp every row with the end else.
+        time = rows.time_key(self._agent, partition)
+        before = old.get(time) if old else None
+        if live.get(time) != before:
+            yield time, before
         for table in self._tables:
             prefix = rows.table_prefix(table, partition)
             yield from differences(live.scan(prefix), old.scan(prefix) if old else iter(()))

@@ -71,8 +71,11 @@ class Observed(Protocol):
     """What is known of a task."""
 
     agent: Agent[Any, Any]
-    fetch: Fetch
     handled: int
+
+    @property
+    def fetch(self) -> Fetch:
+        """Where its records come from."""
 
     @property
     def in_hand(self) -> int | None:

@@ -58,7 +58,8 @@ class Supervisor:
             Exception: *error*, if the agent fails again and again before it takes a record.
         """
         task = self._task
-        failed, record = task.failed_range(), task.failed_record()
+        failed = task.feed.failed_range(task.held, task.committed)
+        record = task.feed.failed_record(failed)
         self._in_list = []
         await task.discard(self._suspects[-1][0].offset + 1 if self._suspects else None)
         start = task.offset if failed is None else failed[0]
@@ -154,11 +155,11 @@ class Supervisor:
         failed = sum(not isinstance(error, DecodeError) for _, error in self._suspects)
         if failed != self._retry.outage_after:
             self.isolated = (record.offset + 1, record.offset + 2)
-            task.give_back(record.offset + 1)
+            task.feed.back_to(record.offset + 1)
             return
         first = self._suspects[0][0].offset
         self._suspects, self.stalled, self.isolated = [], True, (first, first + 1)
-        task.give_back(first)
+        task.feed.back_to(first)
         logger.error(
             "%s: %d different records in a row have failed: stalled at %s, which is tried until it succeeds: %s",
             task.name,

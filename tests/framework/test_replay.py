@@ -39,7 +39,7 @@ async def test_dropping_survives_a_restart_in_the_middle_of_it(till: Till) -> No
     async with worker.running():
         for task in worker.tasks:
             assert isinstance(task, Task)
-            task._slice_size = 5
+            task.feed.size = 5
         await till.shop.until(lambda: any(task.committed > 0 for task in worker.tasks))
         for task in worker.tasks:
             task.stop()
