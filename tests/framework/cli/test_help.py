@@ -18,7 +18,7 @@ COMMANDS = {
     "": ["worker", "topics", "agents", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
     "agents": ["ls"],
-    "tables": ["get", "ls", "scan"],
+    "tables": ["get", "ls", "release", "scan"],
     "jobs": ["ls", "run", "runs"],
 }
 READS = [
