@@ -19,7 +19,7 @@ COMMANDS = {
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
     "agents": ["checkpoints", "forget", "ls", "rename", "reset", "rewind", "show"],
     "dlq": ["ls", "purge", "retry", "show"],
-    "tables": ["get", "ls", "scan"],
+    "tables": ["get", "ls", "release", "scan"],
     "jobs": ["ls", "run", "runs"],
 }
 READS = [
