@@ -18,14 +18,22 @@ class Refusals:
     """Counts the operations since `arm`, by name, and refuses some of them."""
 
     def __init__(
-        self, number: int = errno.ENOSPC, target: int | None = None, count: int = 1, *, syncs: bool = True
+        self,
+        number: int = errno.ENOSPC,
+        target: int | None = None,
+        count: int = 1,
+        *,
+        syncs: bool = True,
+        lands: bool = False,
     ) -> None:
         """From operation *target* on, *count* are refused with error *number*; None refuses nothing.
 
-        Without *syncs* only the first of them may be a sync: a full disk has room for what it has taken.
+        Without *syncs* only the first of them may be a sync: a full disk has room for what it has taken. With *lands*
+        a write to the database that is refused is there all the same.
         """
         self.number, self.names, self.refused = number, list[str](), list[str]()
         self._target, self._count, self._syncs, self._armed = target, count, syncs, False
+        self.lands = lands
 
     def arm(self) -> None:
         """Count from here on."""
@@ -99,10 +107,7 @@ class RefusingFiles(Files):
 
 
 class RefusingDatabase(Database):
-    """A real RocksDB that, as a real one, takes nothing more after a refusal until it is opened anew.
-
-    A refused write may be there all the same, or not: half of them are.
-    """
+    """A real RocksDB that, as a real one, takes nothing more after a refusal until it is opened anew."""
 
     refusals = Refusals()
     broken = False
@@ -118,7 +123,7 @@ class RefusingDatabase(Database):
         forgets = bool(outbox) and len(outbox) == len(changes) and set(outbox) == {None}
         strikes = self.refusals.strike("write outbox deletion" if forgets else "write commit")
         if self.broken or strikes:
-            if strikes and not self.broken and len(self.refusals.names) % 2:
+            if strikes and not self.broken and self.refusals.lands:
                 super().write(changes)
             self.broken = True
             raise self._refused("write")

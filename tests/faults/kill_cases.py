@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,8 @@ AT_ONCE = 15
 """How many numbers are sent in one turn of the loop."""
 FAILS = 0.002
 """How often an agent raises, before or behind what it does for a record."""
-MAX_LIFE_S = 0.25
+MAX_TURNS = 120
+"""How long a worker lives at most."""
 
 
 def build(data: Path, fails: Callable[[], bool] = lambda: False) -> App:
@@ -78,12 +78,12 @@ def live(data: Path, seed: int, first: int, pipe: int) -> None:
     async def work() -> None:
         app, number = build(data, lambda: draw.random() < FAILS), first
         async with Worker(app).running():
-            os.write(pipe, b"running")
             while True:
                 for _ in range(AT_ONCE):
-                    app.topics["numbers"].send(number)
+                    ack = app.topics["numbers"].send(number)
                     number += 1
-                await asyncio.sleep(0.002)
+                await ack
+                os.write(pipe, b".")
 
     asyncio.run(work())
 
@@ -101,11 +101,11 @@ def kill(data: Path, draw: random.Random, first: int) -> bool:
         finally:
             os._exit(1)
     os.close(writing)
+    turns = draw.randint(1, MAX_TURNS)
     with os.fdopen(reading) as pipe:
-        alive = pipe.read(7) == "running"
-    time.sleep(draw.random() * MAX_LIFE_S)
-    os.kill(pid, signal.SIGKILL)
-    return alive and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        alive = pipe.read(turns) == "." * turns
+        os.kill(pid, signal.SIGKILL)  # While somebody listens: a broken pipe would end it, too.
+        return alive and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def wrong(data: Path) -> str:
