@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from framework.agent import Agent
     from framework.app import App
     from framework.batch import Batch, Run
+    from framework.clock import ManualClock
     from framework.job import Job
     from framework.log.ack import Ack, Sent
     from framework.log.errors import Error
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from framework.retry import Retry
     from framework.stream import Stream
     from framework.table import Table
+    from framework.testing import Harness
     from framework.topic import Topic
 
 _HOMES = {
@@ -24,7 +26,9 @@ _HOMES = {
     "App": "framework.app",
     "Batch": "framework.batch",
     "Error": "framework.log.errors",
+    "Harness": "framework.testing",
     "Job": "framework.job",
+    "ManualClock": "framework.clock",
     "Record": "framework.record",
     "Retry": "framework.retry",
     "Run": "framework.batch",
@@ -40,7 +44,9 @@ __all__ = [
     "App",
     "Batch",
     "Error",
+    "Harness",
     "Job",
+    "ManualClock",
     "Record",
     "Retry",
     "Run",

@@ -6,13 +6,13 @@ import atexit
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from framework.committed import CommittedTable
-from framework.dead_letter import MAX_HEADERS_BYTES
+from framework.dead_letter import MAX_HEADERS_BYTES, SUFFIX
 from framework.declare import Declarations
 from framework.log import Clock, Log, SystemClock, TopicInfo
 from framework.log.errors import TopicExists, UnknownTopic
@@ -22,6 +22,9 @@ from framework.retry import Retry
 from framework.state.view import StateView
 from framework.table import Table
 from framework.topic import Durability, Topic
+
+if TYPE_CHECKING:
+    from framework.testing import Harness
 
 DATA_VARIABLE = "FRAMEWORK_DATA"
 
@@ -60,6 +63,8 @@ class App(Declarations):
         self.state: Any = SimpleNamespace()
         self.clock = clock or SystemClock()
         self.lifespan = lifespan
+        self.place: Path | None = None
+        """Where the data directory has to be, whatever anybody says."""
         self._data = data
         linger_ms = None if linger is None else linger // timedelta(milliseconds=1)
         self._producer_options: dict[str, Any] = {"linger_ms": linger_ms, "batch_bytes": batch_bytes}
@@ -78,7 +83,7 @@ class App(Declarations):
         """The data directory, absolute."""
         if self._log is not None:
             return self._log.path
-        return Path(os.environ.get(DATA_VARIABLE) or self._data or "data").absolute()
+        return self.place or Path(os.environ.get(DATA_VARIABLE) or self._data or "data").absolute()
 
     @property
     def is_open(self) -> bool:
@@ -100,7 +105,7 @@ class App(Declarations):
             NoDataDirectory: There is none, and *create* is false.
         """
         if self._log is None:
-            self._log = log or Log(Path(data or self.data), create=create, clock=self.clock)
+            self._log = log or Log(Path(self.place or data or self.data), create=create, clock=self.clock)
             atexit.register(self.close)
         return self._log
 
@@ -110,6 +115,8 @@ class App(Declarations):
         producer, view, log = self._producer, self._view, self._log
         self._producer = self._view = self._log = None
         self._infos = {}
+        for topic in self.topics.values():
+            topic.forget()
         if view is not None:
             view.close()
         try:
@@ -167,6 +174,37 @@ class App(Declarations):
         async with Worker(self).running():
             yield
 
+    def testing(self, *, start: datetime | None = None) -> AbstractAsyncContextManager[Harness]:
+        """The app running in a temporary directory, for a test; afterwards it is as it was.
+
+        The clock shows *start*, by default a Monday at midnight, and moves when it is told to.
+
+        Raises:
+            AppIsOpen: It is in use already.
+        """
+        from framework.testing import harness
+
+        return harness(self, start)
+
+    def flush(self) -> None:
+        """Hand what was sent outside agents to the log; does not wait for it."""
+        if self._producer is not None:
+            self._producer.flush()
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was sent outside agents has been acknowledged, or has failed."""
+        return self._producer is None or self._producer.is_flushed
+
+    def abandon(self) -> None:
+        """Lose what was sent outside agents and waits for company, as a killed process does; until `close`."""
+        self.producer().abandon()
+
+    def refresh(self) -> None:
+        """Show all that is committed by now to whoever reads a table outside its agent."""
+        if self._view is not None:
+            self._view.expire()
+
     # What topics and tables ask.
 
     def topic_info(self, topic: Topic[Any, Any], *, create: bool = True) -> TopicInfo:
@@ -203,7 +241,7 @@ class App(Declarations):
 
     def dead_letters(self, name: str, source: Topic[Any, Any]) -> Topic[Any, Any]:
         """The dead-letter topic of the agent or job *name*, with the partitions of *source*."""
-        called = f"{self.name}.{name}.dead-letter"
+        called = f"{self.name}.{name}{SUFFIX}"
         info = self.topic_info(source)
         known = self.topics.get(called)
         if known is None:

@@ -1,7 +1,8 @@
 """Dead letters: records that could not be handled, kept as they were, with the reason in headers.
 
 The topic of the dead letters of an agent is `<app>.<agent>.dead-letter`, with the partitions of its source. Headers:
-`dead-letter.agent`, `.topic`, `.partition`, `.offset`, `.error`, `.traceback`, behind those the record had.
+`dead-letter.agent`, `.topic`, `.partition`, `.offset`, `.error`, `.traceback`, behind those the record had. One that
+was sent back and failed again has `dead-letter.retries`: how often it was.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from framework.log import Headers, Partition, StoredRecord
 if TYPE_CHECKING:
     from framework.topic import Topic
 
+SUFFIX = ".dead-letter"
 TRACEBACK_BYTES, ERROR_BYTES = 8192, 2048
 MAX_HEADERS_BYTES = 16 << 10
 """The most that a dead letter is larger than its record: room that its topic has."""
@@ -32,7 +34,7 @@ def bury(
     """Send *record*, read from *source*, to *dead_letters* with the next commit of *effects*; log it."""
     trace = "".join(traceback.format_exception(error))
     headers: Headers = [
-        *record.headers,
+        *(header for header in record.headers if not _is_ours(header[0])),
         ("dead-letter.agent", effects.owner.encode()),
         ("dead-letter.topic", source.topic.name.encode()),
         ("dead-letter.partition", b"%d" % source.number),
@@ -53,6 +55,11 @@ def bury(
         dead_letters.send_raw(record.key, record.value, record.timestamp, headers, partition=source.number)
     finally:
         current.reset(token)
+
+
+def _is_ours(header: str) -> bool:
+    """Of an earlier letter, which the record in hand may be itself."""
+    return header.startswith("dead-letter.") and header != "dead-letter.retries"
 
 
 def describe(error: BaseException) -> str:

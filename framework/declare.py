@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
-from framework.agent import Agent, Decorate, DecorateSink, pipeline_run, run_of
+from framework.agent import Agent, Decorate, DecorateSink, check_concurrency, pipeline_run, run_of, takes
 from framework.errors import DeclarationError
 from framework.job import DecorateJob, Job
 from framework.log import At
 from framework.log.errors import InvalidName
 from framework.log.settings import check_partitions
+from framework.record import Record
 from framework.retry import Retry
 from framework.schedule import Schedule
 from framework.stream import Stream
@@ -41,6 +42,9 @@ class AgentOptions(TypedDict, total=False):
     """Where it begins when it has no committed offsets; at the beginning unless said."""
     on_error: Retry
     """What becomes of a record that fails; the app's `on_error` unless given."""
+    concurrency: int
+    """How many records of a partition may be in hand at once, those of one key one after the other. Above 1 the
+    function is `async def`, called per record, and touches only table rows of its record's key."""
     timeout: timedelta | None
     """How long a record may be in hand; then it fails with `TimeoutError`. Needs `async def`."""
 
@@ -173,6 +177,8 @@ class Declarations:
                 start=options.get("start", "beginning"),
                 on_error=options.get("on_error", self._on_error),
                 timeout=options.get("timeout"),
+                concurrency=check_concurrency(called, function, options.get("concurrency", 1)),
+                as_records=takes(function) is Record,
             )
             return self.agents[called]
 

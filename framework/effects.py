@@ -137,6 +137,14 @@ class Effects:
         self._sent, self.sent_bytes = {}, 0
         return self.renew()
 
+    def absorb(self, other: Effects) -> None:
+        """Send what *other*, which is finished, has sent."""
+        for target, records in other._sent.items():
+            self._sent.setdefault(target, []).extend(records)
+        self.sent_bytes += other.sent_bytes
+        if self.sent_bytes > SOFT_LIMIT_BYTES:
+            self.on_soft_limit()
+
     def close(self) -> None:
         """Refuse from now on."""
         self.views.close()
@@ -152,9 +160,12 @@ class Views(dict["Table[Any, Any]", "View"]):
     def __missing__(self, table: Table[Any, Any]) -> View:
         if self.closed:
             raise StaleTask(f"table {table.name!r} is used after its record was finished or discarded")
-        effects = self._effects
-        view = self[table] = View(table, effects.store, effects.owner, effects.partition, effects.partitions)
+        view = self[table] = self._view(table)
         return view
+
+    def _view(self, table: Table[Any, Any]) -> View:
+        effects = self._effects
+        return View(table, effects.store, effects.owner, effects.partition, effects.partitions)
 
     def close(self) -> None:
         """Refuse from now on."""

@@ -9,6 +9,8 @@
     |-- WrongPartition       a table row is touched from a partition its key does not belong to
     |-- TableOwned           another agent writes the table
     |-- StaleTask            a send or table access by code whose record is finished or discarded
+    |-- AppIsOpen            an app that is in use is to be tested                                  exit 2
+    |-- NotIdle              an app under test does not come to rest
     |-- AgentEnded           an agent's loop ended although its stream goes on
     |-- AgentFailed          a record failed for good, and the agent's on_error says stop
     `-- JobFailed            a run of a job failed                                                  exit 3
@@ -45,6 +47,14 @@ class TableOwned(Error):
 
 class StaleTask(Error):
     """Code whose record is finished, or whose effects were discarded, sends or touches a table."""
+
+
+class AppIsOpen(UsageError):
+    """An app that is in use is to be tested."""
+
+
+class NotIdle(Error, TimeoutError):
+    """An app under test does not come to rest."""
 
 
 class AgentEnded(Error):

@@ -11,6 +11,7 @@ from typing import Any
 
 from framework.app import App
 from framework.batch import Batch
+from framework.clock import sleep, timer_of
 from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
 from framework.errors import DecodeError, JobFailed, StaleTask
@@ -31,6 +32,8 @@ class JobRunner:
         """*store* is `Shards.of_jobs()`."""
         self._app, self._store = app, store
         self.running: set[str] = set()
+        self._next_fires: dict[str, datetime] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
 
     # Asking.
 
@@ -48,6 +51,12 @@ class JobRunner:
                 committed = self._store.offset(job.name, info, number)
                 yield partition, partition.log_start if committed is None else committed
 
+    def unfinished(self) -> list[str]:
+        """The jobs that are running or due."""
+        now = self._now()
+        due = [name for name in self._app.jobs if self._next_fires.get(name, now) <= now]
+        return [*self.running, *due]
+
     # Scheduling.
 
     async def serve(self, job: Job) -> None:
@@ -64,12 +73,13 @@ class JobRunner:
             except JobFailed as error:
                 logger.error("%s", error)
                 continue
-            await self._sleep_until(job.schedule.next_after(self._last_fire(job)))
+            self._next_fires[job.name] = job.schedule.next_after(self._last_fire(job))
+            await self._sleep_until(self._next_fires[job.name])
 
     async def _sleep_until(self, when: datetime) -> None:
         # In short hops by the wall clock, because the machine may sleep or the clock be set.
         seconds = when.timestamp() - self._app.clock.now_ms() / 1000
-        await asyncio.sleep(min(max(seconds, 0.0), IDLE_POLL_S))
+        await sleep(timer_of(self._app.clock), min(max(seconds, 0.0), IDLE_POLL_S))
 
     def _due(self, job: Job) -> datetime | None:
         """The newest fire that has come and was not run; older ones are covered by it."""
@@ -96,10 +106,12 @@ class JobRunner:
         Raises:
             JobFailed: The handler raised; what its chunks committed stays, the rest is for the next run.
         """
-        row = self.plan(job, nominal, trigger=trigger)
-        if row.state != "empty":
-            await self.execute(job, row)
-        return row
+        # One after the other, for the next one's plan begins where this one's ends.
+        async with self._turns.setdefault(job.name, asyncio.Lock()):
+            row = self.plan(job, nominal, trigger=trigger)
+            if row.state != "empty":
+                await self.execute(job, row)
+            return row
 
     def plan(self, job: Job, nominal: datetime, *, trigger: str) -> RunRow:
         """Write down which offsets the run is to read."""
@@ -128,7 +140,7 @@ class JobRunner:
             trigger=trigger,
         )
         if state == "empty":
-            row.ended = now
+            row.attempt, row.ended = 1, now  # Which had nothing to do.
         changes = [row.change()]
         if trigger == "schedule":
             changes.append((rows.meta_key(f"job {job.name}"), rows.pack_u64(int(nominal.timestamp()))))

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from framework.clock import after
 from framework.errors import DeclarationError
 from framework.log import StoredRecord
 from framework.operators.stateless import Step, filtered, flattened, fused, mapped, numbered
@@ -314,7 +315,8 @@ class Stream(Generic[V, K]):
             with decoding(source):
                 for value in run(values):
                     if not taken:
-                        whole, ends = source.hold(effects=bool(self._steps)), source.now() + within.total_seconds()
+                        whole = source.hold(effects=bool(self._steps))
+                        ends = after(source.now(), within.total_seconds())
                     taken.append(value)
                     if len(taken) == count:
                         yield taken

@@ -16,6 +16,7 @@ from framework.dead_letter import bury, describe
 from framework.errors import AgentFailed, DecodeError
 from framework.log import StoredRecord
 from framework.retry import Retry
+from framework.status import Counts
 
 if TYPE_CHECKING:
     from framework.task import Task
@@ -40,6 +41,8 @@ class Supervisor:
         self.last_error: str | None = None
         self.attempt = 0
         """How often the record that failed last has failed."""
+        self.waiting_at: int | None = None
+        """The offset of the record that waits to be tried again."""
         self._attempts: dict[int, int] = {}
         self._given_up: tuple[StoredRecord, Exception] | None = None
         self._suspects: list[tuple[StoredRecord, Exception]] = []
@@ -71,7 +74,9 @@ class Supervisor:
         if failed is not None and (self.isolated is None or not self.isolated[0] <= start < self.isolated[1]):
             self.isolated = failed
         wait_s = self._retry.wait_s(attempt)
+        self.waiting_at = start
         await task.pause(max(wait_s, MIN_STALLED_WAIT_S) if self.stalled else wait_s)
+        self.waiting_at = None
 
     def reached(self, offset: int) -> None:
         """The task stands at *offset*, and everything before it but the suspects is committed.
@@ -83,7 +88,8 @@ class Supervisor:
             (record, error), self._given_up = self._given_up, None
             self._suspect(record, error)
         elif self.isolated is not None and offset >= self.isolated[1]:
-            self.isolated = None
+            # One at a time as long as it is open who is to blame: the next one alone decides, and is committed with them.
+            self.isolated = (offset, offset + 1) if self._suspects else None
 
     def succeeded(self) -> None:
         """The agent has handled a record, so it was each suspect's own fault."""
@@ -127,6 +133,11 @@ class Supervisor:
         """Everything below *offset* is in a commit."""
         if self._attempts:
             self._attempts = {start: count for start, count in self._attempts.items() if start >= offset}
+
+    def counts(self, handled: int, busy_s: float) -> Counts:
+        """What the task has done."""
+        done = (handled, self.failures, self.buried, self.skipped)
+        return Counts(*done, busy_s, self.attempt, self.last_error)
 
     @property
     def held_offset(self) -> int | None:

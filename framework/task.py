@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from framework.agent import Agent
+from framework.clock import Timer, Waker
 from framework.commit import CommitLoop
 from framework.effects import Effects, current
 from framework.errors import AgentEnded, AgentFailed, DeclarationError, DecodeError
@@ -25,10 +25,11 @@ from framework.record import Record
 from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
+from framework.status import Counts, Doing
 from framework.stream import Stage
 from framework.supervision import Supervisor
 from framework.topic import Topic
-from framework.watch import Watch
+from framework.watch import within
 
 FIRST_SLICE, MAX_SLICE = 64, 4096
 SLICE_S = 0.005
@@ -47,10 +48,12 @@ class Task:
         *,
         is_new: bool,
         now_ms: Callable[[], int],
+        timer: Timer,
     ) -> None:
         """*fetch* stands at the committed offset, or *is_new*, where the agent begins.
 
-        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record.
+        *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record,
+        *timer* what it waits by.
         """
         self.agent, self.fetch, self._commits = agent, fetch, commits
         self.failing = Supervisor(self, agent.on_error, dead_letters)
@@ -60,9 +63,10 @@ class Task:
         self._wire(self.effects)
         self.offset = self.committed = self.durable = fetch.offset
         self.handled = self._uncounted = 0
+        self.busy_s = 0.0
         self.at_boundary, self.stopping, self.idle, self._waiting = True, False, False, False
         self._due = False
-        self.wake = asyncio.Event()
+        self.wake = Waker(timer)
         self._encode_error: Exception | None = None
         self._slice, self._taken = Slice(), Slice()
         """What the agent is at, and what it was at last."""
@@ -72,7 +76,6 @@ class Task:
         self._held_effects = self._between_lists = False
         self._released_in = -1
         self._alone = self._tombstones = self._skipped = self._as_records = False
-        self._stopped = asyncio.Event()
         self.begun = False
         """Whether the agent has begun to read: from then on it is known what."""
         self.stages: Callable[[Task, Sequence[Stage]], None] = lambda *_: None
@@ -90,7 +93,7 @@ class Task:
         while not self.stopping:
             current.set(self.effects)
             try:
-                await self._run_agent()
+                await within(self.agent.timeout_s, lambda: self.in_hand, self.agent.run(self))
             except (AgentFailed, DeclarationError):
                 raise
             except Exception as error:  # the one place where an agent's errors are supervised
@@ -102,23 +105,6 @@ class Task:
                         "goes on: remove the break or return"
                     )
         self.at_boundary = True
-
-    async def _run_agent(self) -> None:
-        """Run it, and no record longer than its timeout."""
-        timeout_s = self.agent.timeout_s
-        if timeout_s is None:
-            await self.agent.run(self)
-            return
-        limit = asyncio.timeout(None)
-        watch = Watch(lambda: None if self.at_boundary else self._in_hand.offset, timeout_s, limit)
-        try:
-            async with limit:
-                with watch:
-                    await self.agent.run(self)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise TimeoutError(f"the record was in hand for more than {timeout_s:g} s") from None
 
     async def slices(
         self, *, as_records: bool, deadline: Callable[[], float | None], stored: bool = False
@@ -157,8 +143,8 @@ class Task:
         self.offset = self.committed = self.durable = self._slice_end = fetch.offset
 
     def now(self) -> float:
-        """Seconds on the event loop's clock."""
-        return asyncio.get_running_loop().time()
+        """Seconds on the clock that the task waits by."""
+        return self.wake.timer.time()
 
     def hold(self, *, effects: bool) -> bool:
         """Let no commit pass the record being handled; see `framework.stream.Source`."""
@@ -253,9 +239,7 @@ class Task:
             if self.fetch.ready(self._slice_end):
                 continue
             self._waiting, self.idle = True, self._held is None
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self.wake.wait()
+            await self.wake.wait(deadline)
             self._waiting = self.idle = False
             if self._encode_error is not None or (deadline is not None and self.now() >= deadline):
                 return False
@@ -309,10 +293,43 @@ class Task:
 
     def _adapt(self, seconds: float) -> None:
         """Slices as long as fit between two commits without holding up the loop."""
+        self.busy_s += seconds
         if seconds > 2 * SLICE_S:
             self._slice_size = max(1, self._slice_size // 2)
         elif seconds < SLICE_S:
             self._slice_size = min(MAX_SLICE, self._slice_size * 2)
+
+    @property
+    def in_hand(self) -> int | None:
+        """The offset of the record that is being handled, or waits to be tried again; None between records."""
+        if self.failing.waiting_at is not None:
+            return self.failing.waiting_at
+        return None if self.at_boundary or not self._slice else self._slice.offset
+
+    @property
+    def doing(self) -> Doing:
+        """What it is at."""
+        if self.failing.stalled:
+            return "stalled"
+        if self.failing.isolated is not None:
+            return "retrying"
+        return "idle" if self.at_boundary else "handling"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has anything to do before a record comes or the clock moves."""
+        waits = self.wake.asleep and not self.wake.pausing and not self.fetch.ready(self.fetch.offset)
+        return not waits or (self.changed and self.committable)
+
+    @property
+    def pause_until(self) -> float | None:
+        """When the pause before another attempt ends, by its timer; None if it is in none."""
+        return self.wake.until if self.wake.pausing and self.wake.asleep else None
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done."""
+        return self.failing.counts(self.handled, self.busy_s)
 
     def ring(self) -> None:
         """Look whether what the task waits for has come."""
@@ -322,7 +339,6 @@ class Task:
     def stop(self) -> None:
         """End at the next record boundary."""
         self.stopping = True
-        self._stopped.set()
         self.cut()
         self.wake.set()
 
@@ -389,10 +405,8 @@ class Task:
 
     async def pause(self, seconds: float) -> None:
         """Wait *seconds*, or until the task is told to stop."""
-        if seconds:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._stopped.wait()
+        if seconds and not self.stopping:
+            await self.wake.pause(seconds)
 
     def failed_range(self) -> tuple[int, int] | None:
         """The offsets of which one has failed; None if the agent has taken no record since the last commit."""

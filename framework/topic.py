@@ -150,6 +150,11 @@ class Topic(Generic[V, K]):
             timestamp = self._app.clock.now_ms()
         return self._app.producer().send_to(info, partition, NewRecord(key, value, timestamp, headers))
 
+    def forget(self) -> None:
+        """Begin anew, for another data directory: the topic may have other partitions there."""
+        self._partition_of.clear()
+        self._next_partition = 0
+
     def _choose_partition(self, key: bytes | None, info: TopicInfo) -> int:
         count = info.partitions
         if count == 1:

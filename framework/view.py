@@ -190,6 +190,15 @@ class View:
             self._stored = {key: self._stored[key] for key in self.touched if key in self._stored}
             self._rows = {key: self._rows[key] for key in self.touched}
 
+    @property
+    def encoded(self) -> dict[Any, bytes | None]:
+        """The bytes of the rows that `changes` gave, None where one is deleted."""
+        return self._encoded
+
+    def row_of(self, key: Any) -> bytes:
+        """The row in the database of *key*, which has been touched."""
+        return self._rows[key]
+
     def _track(self) -> None:
         """Values can be changed in place, although the default does not say so: from now on compare them."""
         self.tracked = True

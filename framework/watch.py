@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+
+async def within(timeout_s: float | None, in_hand: Callable[[], int | None], running: Awaitable[None]) -> None:
+    """Await *running*, in which no record may be in hand for longer than *timeout_s*.
+
+    Raises:
+        TimeoutError: One was.
+    """
+    if timeout_s is None:
+        await running
+        return
+    limit = asyncio.timeout(None)
+    try:
+        async with limit:
+            with Watch(in_hand, timeout_s, limit):
+                await running
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"the record was in hand for more than {timeout_s:g} s") from None
 
 
 class Watch:

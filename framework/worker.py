@@ -13,17 +13,23 @@ from typing import Any
 
 from framework.agent import Agent
 from framework.app import App
+from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
+from framework.concurrency import ConcurrentTask
 from framework.errors import DeclarationError
 from framework.fetch import Fetch
 from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
-from framework.repartition import Loops, Repartition, trim
+from framework.repartition import Loops, trim
 from framework.state.database import Database
+from framework.state.errors import StateAhead
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
+from framework.status import FILE as STATUS_FILE
+from framework.status import INTERVAL_S as STATUS_INTERVAL_S
+from framework.status import Observer
 from framework.task import Task
 
 STOP_TIMEOUT_S = 30.0
@@ -54,21 +60,29 @@ class Worker:
         stop_timeout_s: float = STOP_TIMEOUT_S,
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
+        may_be_empty: bool = False,
     ) -> None:
-        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end."""
+        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
+
+        *may_be_empty*: run even if the app declares neither agents nor jobs.
+        """
         self.app = app
-        self.tasks: list[Task] = []
+        self.tasks: list[Task | ConcurrentTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
-        self._random, self._open_database = random, open_database
+        self._random, self._open_database, self._may_be_empty = random, open_database, may_be_empty
         self._commits: dict[Store, CommitLoop] = {}
-        self._jobs: JobRunner | None = None
+        self.jobs: JobRunner | None = None
+        self.retention_due_s = 0.0
+        """When the log is looked through next, by the timer of the app's clock."""
+        self._running: list[asyncio.Task[None]] = []
+        self._killed = False
         self._stop = asyncio.Event()
         self._ended: Progress | None = None
         self._agents: list[asyncio.Task[None]] = []
         self._shards: Shards | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._loops = Loops(app, self._start, self._place)
-        self._run_task: Callable[[Task], None] = lambda _: None
+        self._run_task: Callable[[Task | ConcurrentTask], None] = lambda _: None
         self._dangling: dict[int, int] = {}
 
     # Running.
@@ -92,6 +106,16 @@ class Worker:
         """Finish what is in hand, commit, and end `run`; may be called from a signal handler of the loop."""
         self._stop.set()
 
+    def kill(self) -> None:
+        """End `run` as if the process had been killed at this moment: nothing more is committed."""
+        self._killed = True
+        for task in self.tasks:
+            task.stop()  # For code that goes on when it is cancelled.
+            task.effects.close()
+        for running in [*self._agents, *self._running]:
+            running.cancel()
+        self._stop.set()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Worker]:
         """Agents and jobs run beside the body; the first failure of one cancels it and is raised."""
@@ -104,22 +128,25 @@ class Worker:
                     for task in self.tasks:
                         self._run_task(task)
                     services = [group.create_task(coroutine) for coroutine in self._services(log, exits)]
+                    self._running = services
                     try:
                         yield self
                     finally:
-                        await self._finish()
-                        for service in services:
-                            service.cancel()
+                        if not self._killed:
+                            await self._finish()
+                        for running in [*self._agents, *self._running]:
+                            running.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
 
     async def _open(self, exits: AsyncExitStack) -> Log:
         app = self.app
-        if not app.agents and not app.jobs:
+        if not app.agents and not app.jobs and not self._may_be_empty:
             raise DeclarationError(f"app {app.name!r} declares no agents and no jobs: there is nothing to run")
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
+        exits.callback(self._close_readers)
         exits.callback(self._remember_progress)
         shards = self._shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
@@ -135,7 +162,7 @@ class Worker:
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
         if app.jobs:
-            self._jobs = JobRunner(app, shards.of_jobs())
+            self.jobs = JobRunner(app, shards.of_jobs())
         await exits.enter_async_context(app.living())
         return log
 
@@ -148,7 +175,7 @@ class Worker:
         offset = log.offset_of(partition, agent.start) if committed is None else committed
         return Fetch(log.reader(partition, offset)), committed is None
 
-    def _add_task(self, agent: Agent[Any, Any], number: int) -> Task:
+    def _add_task(self, agent: Agent[Any, Any], number: int) -> Task | ConcurrentTask:
         info = self.app.topic_info(agent.source)
         dead_letters = self.app.dead_letters(agent.name, agent.source)
         fetch, is_new = self._place(agent, number)
@@ -158,8 +185,16 @@ class Worker:
         loop = self._commits.get(store)
         if loop is None:
             loop = self._commits[store] = CommitLoop(store, self._executor)
-        task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=self.app.clock.now_ms)
-        task.stages = self._loops.begin
+        kind = ConcurrentTask if agent.concurrency > 1 else Task
+        if kind is Task and store.finished(agent.name, info, number):
+            raise StateAhead(
+                f"agent {agent.name!r} has finished records of {fetch.partition.name} above offset {fetch.offset}, at "
+                "which it would go on: run it once with concurrency above 1, as it had then, until it is idle"
+            )
+        now_ms, timer = self.app.clock.now_ms, timer_of(self.app.clock)
+        task = kind(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms, timer=timer)
+        if isinstance(task, Task):
+            task.stages = self._loops.begin
         loop.tasks.append(task)
         self.tasks.append(task)
         return task
@@ -175,9 +210,9 @@ class Worker:
         exits.callback(doorbell.close)
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
-        services += [self._hold(), self._retain(log)]
-        if self._jobs is not None:
-            services += [self._jobs.serve(job) for job in self.app.jobs.values()]
+        services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
+        if self.jobs is not None:
+            services += [self.jobs.serve(job) for job in self.app.jobs.values()]
         return services
 
     async def _listen(self, doorbell: Doorbell) -> None:
@@ -218,12 +253,12 @@ class Worker:
         """Tell retention, in all processes, up to where agents and jobs have read each partition."""
         holds: dict[Partition, int] = {}
         positions = [(task.fetch.partition, self._position(task)) for task in self.tasks]
-        for partition, offset in [*positions, *(self._jobs.positions() if self._jobs is not None else ())]:
+        for partition, offset in [*positions, *(self.jobs.positions() if self.jobs is not None else ())]:
             holds[partition] = min(holds.get(partition, offset), offset)
         for partition, offset in holds.items():
             partition.set_hold(offset)
 
-    def _position(self, task: Task) -> int:
+    def _position(self, task: Task | ConcurrentTask) -> int:
         held = None if task.begun else self.app.log.shared.hold(task.fetch.partition.slot)
         # Its loop has not begun: a stage of it may have come less far than it would begin.
         return task.durable if held is None else min(task.durable, held)
@@ -231,21 +266,26 @@ class Worker:
     async def _hold(self) -> None:
         while True:
             self.publish_holds()
-            await self.trim()
+            await trim(self.tasks)
             await asyncio.sleep(HOLD_INTERVAL_S)
 
-    async def trim(self) -> None:
-        """Remove what lies between two stages and has been read, whole segments at a time."""
-        for task in [task for task in self.tasks if isinstance(task.agent.source, Repartition)]:
+    async def _observe(self, log: Log, exits: AsyncExitStack) -> None:
+        """Write down what the tasks are doing, for other processes."""
+        observer = Observer(self.tasks, log.path / STATUS_FILE)
+        exits.callback(observer.remove)
+        while True:
             try:
-                await asyncio.to_thread(trim, task.fetch.partition, task.durable)
-            except (Error, OSError) as error:
-                logger.warning("%s cannot be trimmed: %s", task.fetch.partition.name, error)
+                observer.write()
+            except OSError as error:
+                logger.debug("%s cannot be written: %s", STATUS_FILE, error)
+            await asyncio.sleep(STATUS_INTERVAL_S)
 
-    async def _retain(self, log: Log) -> None:
+    async def _retain(self, log: Log, timer: Timer) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""
         while True:
-            await asyncio.sleep(RETENTION_INTERVAL_S)
+            self.retention_due_s = timer.time() + RETENTION_INTERVAL_S
+            await sleep(timer, RETENTION_INTERVAL_S)
+            self.publish_holds()
             try:
                 await asyncio.to_thread(log.retain)
             except (Error, OSError) as error:
@@ -263,9 +303,14 @@ class Worker:
         """Whether everything in the log has been handled and committed."""
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
-            and not any(loop.busy for loop in self._commits.values())
-            and not (self._jobs is not None and self._jobs.running)
+            and not self.committing
+            and not (self.jobs is not None and self.jobs.running)
         )
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit is being written."""
+        return any(loop.busy for loop in self._commits.values())
 
     async def _finish(self) -> None:
         """Let every agent finish the record in hand, then commit."""
@@ -291,11 +336,15 @@ class Worker:
             return self._ended
         lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks)
         handled = sum(task.handled for task in self.tasks)
-        return Progress(handled, lag, len(self._jobs.running) if self._jobs else 0)
+        return Progress(handled, lag, len(self.jobs.running) if self.jobs else 0)
 
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""
         self._ended = self.progress
+
+    def _close_readers(self) -> None:
+        for task in self.tasks:
+            task.fetch.close()
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

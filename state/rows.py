@@ -1,7 +1,7 @@
 """The rows of a state database: one column family, one prefix letter for each kind.
 
     meta      = "m" name                                     -> json
-    offset    = "o" agent 0 topic_id:16 partition:u32        -> next offset:u64
+    offset    = "o" agent 0 topic_id:16 partition:u32        -> next offset:u64 (finished offset above it:u64)*
     owner     = "w" table                                    -> the agent that writes it
     table     = "t" table 0 partition:u32 key                -> the value's bytes
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from framework.log.errors import NewerFormat
@@ -109,6 +110,21 @@ def run_prefix(job: str) -> bytes:
 def pack_u64(number: int) -> bytes:
     """An offset as a row's value."""
     return _U64.pack(number)
+
+
+def pack_offset(offset: int, above: Iterable[int] = ()) -> bytes:
+    """A committed offset, and the offsets *above* it that are finished too."""
+    return b"".join(map(_U64.pack, [offset, *above]))
+
+
+def unpack_offset(value: bytes) -> int:
+    """The offset that `pack_offset` packed."""
+    return int(_U64.unpack_from(value)[0])
+
+
+def unpack_above(value: bytes) -> list[int]:
+    """The finished offsets above it."""
+    return [int(above) for (above,) in _U64.iter_unpack(value)][1:]
 
 
 def unpack_u64(value: bytes) -> int:

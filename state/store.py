@@ -154,7 +154,7 @@ class Store:
         value = self.database.get(rows.offset_key(agent, topic.id, partition))
         if value is None:
             return None
-        offset, log = rows.unpack_u64(value), self._log.partition(topic, partition)
+        offset, log = rows.unpack_offset(value), self._log.partition(topic, partition)
         if offset > log.log_end:
             raise StateAhead(
                 f"the state in {self.path} is newer than the log: {agent} has read {topic.name}-{partition} up to "
@@ -167,6 +167,11 @@ class Store:
                 f"{log.log_start}: records {offset} to {log.log_start - 1} were removed before it read them"
             )
         return offset
+
+    def finished(self, agent: str, topic: TopicInfo, partition: int) -> list[int]:
+        """The offsets above its committed one that *agent* has finished too, and does not handle again."""
+        value = self.database.get(rows.offset_key(agent, topic.id, partition))
+        return [] if value is None else rows.unpack_above(value)
 
     def send(self, commit: Commit, sent: Mapping[tuple[TopicInfo, int], Sequence[NewRecord]]) -> None:
         """Add what was *sent* to each partition to the outbox of *commit*: final batches, with our next sequences.

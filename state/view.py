@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from math import inf
 
 from framework.log import Log, TopicInfo, partition_of
 from framework.log.errors import NewerFormat
@@ -71,7 +72,7 @@ class StateView:
         """The committed offset of *agent*, None if it never committed."""
         shard = self._snapshot(str(partition % SHARDS))
         value = shard.get(rows.offset_key(agent, topic.id, partition)) if shard else None
-        return None if value is None else rows.unpack_u64(value)
+        return None if value is None else rows.unpack_offset(value)
 
     def offsets(self) -> list[tuple[str, str, int, int]]:
         """(agent, topic id, partition, offset) of every committed offset."""
@@ -79,13 +80,18 @@ class StateView:
         for name in map(str, range(SHARDS)):
             shard = self._snapshot(name)
             for key, value in shard.scan(b"o") if shard else ():
-                found.append((*rows.split_offset_key(key), rows.unpack_u64(value)))
+                found.append((*rows.split_offset_key(key), rows.unpack_offset(value)))
         return found
 
     def job_rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """The rows of the jobs database whose keys begin with *prefix*."""
         jobs = self._snapshot(JOBS)
         return list(jobs.scan(prefix)) if jobs else []
+
+    def expire(self) -> None:
+        """Have the next read see all that is committed by then."""
+        with self._guard:
+            self._open = {name: (snapshot, -inf) for name, (snapshot, _) in self._open.items()}
 
     def close(self) -> None:
         """Close what was opened."""

@@ -12,6 +12,7 @@ import pytest
 from framework import Retry, Stream
 from framework.declare import AgentOptions
 from framework.errors import AgentFailed, DeclarationError
+from framework.task import Task
 from framework.worker import Worker
 from tests.framework.conftest import AT_ONCE
 
@@ -187,7 +188,9 @@ async def test_suspects_survive_a_restart_in_the_middle(shop: Shop) -> None:
     shop.send(numbers, range(9))
     worker = Worker(app)
     async with asyncio.timeout(10), worker.running():
-        await shop.until(lambda: worker.tasks[0].failing.stalled)
+        [task] = worker.tasks
+        assert isinstance(task, Task)
+        await shop.until(lambda: task.failing.stalled)
     out_of_order = False
     await shop.run(app)
     assert sorted(set(handled)) == list(range(9))
