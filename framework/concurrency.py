@@ -39,6 +39,9 @@ logger = logging.getLogger("framework.agent")
 class ConcurrentTask:
     """One agent with `concurrency` above 1 on one partition; what the worker knows as a `framework.task.Task`."""
 
+    begun = True
+    """It is no loop, so it is known from the start what it reads."""
+
     def __init__(
         self,
         agent: Agent[Any, Any],

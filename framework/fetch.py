@@ -8,7 +8,7 @@ headers) is decoded when somebody asks for it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from framework.log import Fetched, Partition, Reader, StoredRecord, decode, decode_values
@@ -38,6 +38,20 @@ class Buffer:
         """The whole record."""
         at = bisect_right(self._starts, index) - 1
         return self._records_of(at)[index - self._starts[at]]
+
+    def records(self, indexes: Sequence[int]) -> list[StoredRecord]:
+        """The whole records at *indexes*, which are in order."""
+        found: list[StoredRecord] = []
+        if not isinstance(indexes, range):
+            return [self.record(index) for index in indexes]
+        begin = indexes.start
+        while begin < indexes.stop:
+            at = bisect_right(self._starts, begin) - 1
+            first = self._starts[at]
+            part = self._records_of(at)[begin - first : indexes.stop - first]
+            found += part
+            begin += len(part)
+        return found
 
     def offset(self, index: int) -> int:
         """The offset of a record; behind the last one, where the next read begins."""

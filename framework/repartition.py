@@ -13,16 +13,19 @@ partition, each time it begins, so that functions which the agent makes inside i
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.agent import Agent
 from framework.dead_letter import MAX_HEADERS_BYTES
 from framework.effects import current
 from framework.errors import DeclarationError, EncodeError
-from framework.log import Partition, StoredRecord, TopicSettings, partition_of
+from framework.log import StoredRecord, TopicSettings, partition_of
 from framework.log.codec import RECORD_OVERHEAD_BYTES
+from framework.log.errors import Error
 from framework.log.settings import RANGES
 from framework.retry import Retry
 from framework.returns import UNKNOWN, exact_json
@@ -31,11 +34,13 @@ from framework.topic import KEY_CACHE_ROWS, Topic
 
 if TYPE_CHECKING:
     from framework.app import App
+    from framework.concurrency import ConcurrentTask
     from framework.fetch import Fetch
     from framework.task import Task
 
 SEGMENT_BYTES = 32 << 20
 """The topic between is removed a segment at a time, so this is about what it takes."""
+logger = logging.getLogger("framework.repartition")
 FLUSH_BYTES = 1 << 20
 SMALL_BYTES = 1 << 10
 """What every topic takes: its settings allow no smaller limit."""
@@ -282,8 +287,13 @@ class Loops:
         return self._topics[name]
 
 
-def trim(partition: Partition, durable: int) -> None:
-    """Remove the segments of a partition between two stages that lie below *durable*, its consumer's offset."""
-    below = [segment.base_offset for segment in partition.segments() if segment.base_offset <= durable]
-    if len(below) > 1:
-        partition.delete_records(below[-1])
+async def trim(tasks: Iterable[Task | ConcurrentTask]) -> None:
+    """Remove what lies between two stages and is committed behind them, whole segments at a time."""
+    for task in [task for task in tasks if isinstance(task.agent.source, Repartition)]:
+        partition, durable = task.fetch.partition, task.durable
+        below = [segment.base_offset for segment in partition.segments() if segment.base_offset <= durable]
+        if len(below) > 1 and below[-1] > partition.log_start:
+            try:
+                await asyncio.to_thread(partition.delete_records, below[-1])
+            except (Error, OSError) as error:
+                logger.warning("%s cannot be trimmed: %s", partition.name, error)

@@ -21,7 +21,7 @@ class Slice:
         self._buffer, self._indexes, self.whole = buffer, indexes, whole
         self._items: list[Any]
         if whole:
-            self._items = [buffer.record(index) for index in indexes]
+            self._items = buffer.records(indexes)
         elif isinstance(indexes, range):
             self._items = buffer.values[indexes.start : indexes.stop]
         else:

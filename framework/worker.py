@@ -23,7 +23,7 @@ from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
-from framework.repartition import Repartition, trim
+from framework.repartition import trim
 from framework.state.database import Database
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
@@ -238,7 +238,7 @@ class Worker:
     async def _hold(self) -> None:
         while True:
             self.publish_holds()
-            await self.trim()
+            await trim(self.tasks)
             await asyncio.sleep(HOLD_INTERVAL_S)
 
     async def _observe(self, log: Log, exits: AsyncExitStack) -> None:
@@ -251,14 +251,6 @@ class Worker:
             except OSError as error:
                 logger.debug("%s cannot be written: %s", STATUS_FILE, error)
             await asyncio.sleep(STATUS_INTERVAL_S)
-
-    async def trim(self) -> None:
-        """Remove what lies between two stages and has been read, whole segments at a time."""
-        for task in [task for task in self.tasks if isinstance(task.agent.source, Repartition)]:
-            try:
-                await asyncio.to_thread(trim, task.fetch.partition, task.durable)
-            except (Error, OSError) as error:
-                logger.warning("%s cannot be trimmed: %s", task.fetch.partition.name, error)
 
     async def _retain(self, log: Log, timer: Timer) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""

@@ -74,7 +74,7 @@ async def test_f28_rows_that_were_released_are_not_looked_for_in_another_number_
     await shop.run(app)
     with Log(shop.data) as log:
         release_table(log, "counts", "fill", 3)
-    app = shop.app()
+    app = shop.app("second")
     first, other = app.topic("first", str, key=str, partitions=3), app.topic("other", str, key=str, partitions=2)
     counts = app.table("counts", int)
 
@@ -88,7 +88,7 @@ async def test_f28_rows_that_were_released_are_not_looked_for_in_another_number_
     assert b"was released with its rows in 3 partitions" in letter.headers["dead-letter.error"]
     assert shop.rows(counts) == dict.fromkeys("abcdefgh", 1)
 
-    app = shop.app()
+    app = shop.app("third")
     counts = app.table("counts", int)
 
     @app.agent(app.topic("first", str, key=str, partitions=3))

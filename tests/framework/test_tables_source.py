@@ -207,7 +207,7 @@ def test_what_does_not_go_together_is_refused(shop: Shop) -> None:
     app = shop.app()
     prices, _ = shop_of(app)
     anything: Any = app
-    with pytest.raises(DeclarationError, match="table 'a' follows a topic: it has no default, key_type, ttl or upgrade"):
+    with pytest.raises(DeclarationError, match="table 'a' follows a topic: it has no default, key_type, ttl or"):
         anything.table("a", int, source=prices)
     with pytest.raises(DeclarationError, match="table 'b' needs a default, like int or dict, or a source=topic"):
         anything.table("b")
