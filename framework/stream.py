@@ -23,8 +23,17 @@ W = TypeVar("W")
 class Source(Protocol):
     """Where a stream's values come from: a task."""
 
-    def slices(self, *, as_records: bool, deadline: Callable[[], float | None]) -> AsyncGenerator[Iterator[Any], None]:
-        """Iterators over a few values each, empty ones when *deadline* passes."""
+    def slices(
+        self, *, as_records: bool, deadline: Callable[[], float | None], checked: bool = True
+    ) -> AsyncGenerator[Iterator[Any], None]:
+        """Iterators over a few values each, empty ones when *deadline* passes.
+
+        Unless *checked* the caller has to look whether each value is of `kind`.
+        """
+
+    @property
+    def kind(self) -> type | None:
+        """The one type that values may be of, None if that takes more than a look."""
 
     def now(self) -> float:
         """Seconds on the clock that *deadline* is measured by."""
@@ -121,7 +130,11 @@ class Stream(Generic[V, K]):
     def __aiter__(self) -> AsyncIterator[V]:
         if self._source is None:
             raise DeclarationError("a declared stream cannot be iterated; end it with .to(topic)")
-        return self._lists(self._source, *self._take) if self._take else self._values(self._source)  # type: ignore[return-value]
+        if self._take:
+            return self._lists(self._source, *self._take)  # type: ignore[return-value]
+        if self._source.kind is not None and not self._steps and not self._as_records:
+            return _values_of_kind(self._source, self._source.kind)
+        return self._values(self._source)
 
     async def slices(self) -> AsyncGenerator[Iterator[Any], None]:
         """Iterators over the values of a few records each, with the operators applied."""
@@ -170,6 +183,16 @@ def decoding(source: Source) -> Iterator[None]:
     except SERDE_ERRORS:
         if not source.skip_undecodable():
             raise
+
+
+async def _values_of_kind(source: Source, kind: type) -> AsyncGenerator[Any, None]:
+    """Every value; the look at its type is here, because a call for each would take a tenth of a small loop's time."""
+    async for values in source.slices(as_records=False, deadline=_never, checked=False):
+        with decoding(source):
+            for value in values:
+                if type(value) is not kind:
+                    raise TypeError(f"it is a {type(value).__name__}")
+                yield value
 
 
 def _never() -> float | None:

@@ -17,6 +17,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import orjson
+
 from framework.agent import Agent
 from framework.commit import CommitLoop
 from framework.dead_letter import bury, describe
@@ -31,7 +33,7 @@ from framework.state.store import Commit
 from framework.topic import Topic
 
 RETRIES = 3
-FIRST_SLICE, MAX_SLICE = 64, 4096
+FIRST_SLICE, MAX_SLICE = 64, 8192
 SLICE_S = 0.005
 RETRY_WAIT_S = 0.1
 logger = logging.getLogger("framework.agent")
@@ -56,6 +58,7 @@ class Task:
         *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record.
         """
         self.agent, self.fetch, self._commits = agent, fetch, commits
+        self.kind = agent.source.value_serde.kind
         self._dead_letters = dead_letters
         self.name = f"{agent.name}[{fetch.partition.number}]"
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
@@ -102,7 +105,7 @@ class Task:
         self.at_boundary = True
 
     async def slices(
-        self, *, as_records: bool, deadline: Callable[[], float | None]
+        self, *, as_records: bool, deadline: Callable[[], float | None], checked: bool = True
     ) -> AsyncGenerator[Iterator[Any], None]:
         """The records as iterators over a few values each; see `framework.stream.Source`."""
         loop = asyncio.get_running_loop()
@@ -116,7 +119,7 @@ class Task:
                     self.at_boundary = False
                     yield iter(())
                 continue
-            values = self._begin_slice(as_records)
+            values = self._begin_slice(as_records, checked)
             if not self._slice:
                 continue
             started = loop.time()
@@ -224,7 +227,7 @@ class Task:
                 return False
         return True
 
-    def _begin_slice(self, as_records: bool) -> Iterator[Any]:
+    def _begin_slice(self, as_records: bool, checked: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
         stop, size = None, self._slice_size
         if self._isolated is not None:
@@ -243,7 +246,7 @@ class Task:
             self._slice = Slice(buffer, [index for index in indexes if buffer.values[index] is not None])
         else:
             self._slice = Slice(buffer, indexes)
-        return map(self.agent.source.value_serde.parse, self._slice.iterator)
+        return map(self.agent.source.value_serde.parse if checked else orjson.loads, self._slice.iterator)
 
     def _as_record(self, stored: StoredRecord) -> Record[Any, Any]:
         topic, number = self.agent.source, self.fetch.partition.number
