@@ -15,7 +15,8 @@ from framework.log import At
 from framework.log.ack import Ack
 from framework.record import Record
 from framework.retry import Retry
-from framework.stream import Source, Stream, decoding
+from framework.source import Source
+from framework.stream import Stream, decoding
 from framework.topic import UNSET, Topic, Unset
 
 V = TypeVar("V")

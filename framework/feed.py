@@ -8,7 +8,7 @@ from framework.fetch import Fetch
 from framework.log import StoredRecord
 from framework.slice import Slice
 
-FIRST_SLICE, MAX_SLICE = 64, 4096
+FIRST_SLICE, MAX_SLICE = 64, 8192
 SLICE_S = 0.005
 
 
@@ -63,12 +63,13 @@ class Feed:
         self.fetch.back_to(offset)
         self.end = offset
 
-    def adapt(self, seconds: float) -> None:
-        """The slice took *seconds*: the next one is as long as fits between two commits without holding up the loop."""
+    def adapt(self, seconds: float) -> float:
+        """The slice took *seconds*: the next one is as long as fits between two commits and holds not up the loop."""
         if seconds > 2 * SLICE_S:
             self.size = max(1, self.size // 2)
         elif seconds < SLICE_S:
             self.size = min(MAX_SLICE, self.size * 2)
+        return seconds
 
     @property
     def in_hand(self) -> Slice:

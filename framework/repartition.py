@@ -29,7 +29,8 @@ from framework.log.errors import Error
 from framework.log.settings import RANGES
 from framework.retry import Retry
 from framework.returns import UNKNOWN, exact_json
-from framework.stream import Source, Stage, decoding
+from framework.source import Source
+from framework.stream import Stage, decoding
 from framework.topic import KEY_CACHE_ROWS, Topic
 
 if TYPE_CHECKING:

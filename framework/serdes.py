@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -25,9 +25,22 @@ class Serde(Generic[V]):
     upgrades = False
     """Whether `upgrading` has had a say."""
 
-    def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[Any], Any]) -> None:
-        """*encode* and *decode* raise `SERDE_ERRORS` for what they cannot do."""
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[Any], Any],
+        *,
+        kind: type | None = None,
+        numbers: Collection[type] = (),
+    ) -> None:
+        """*encode* and *decode* raise `SERDE_ERRORS` for what they cannot do; *kind* is given for plain JSON of a type.
+
+        Of *numbers*, the types that JSON writes without a comma, `dump` is what `orjson.dumps` gives, or fails.
+        """
+        self.name, self._numbers = name, frozenset(numbers)
+        self.kind = kind
+        """If given, what `decode` gives is what `orjson.loads` gives, provided that it is of this very type."""
         self.dump, self.parse = encode, decode
         """`encode` and `decode` as they are given, for loops: they raise `SERDE_ERRORS`."""
 
@@ -41,6 +54,19 @@ class Serde(Generic[V]):
             return self.dump(value)
         except SERDE_ERRORS as error:
             raise EncodeError(f"{_short(value)} cannot be stored as {self.name}: {error}") from error
+
+    def dump_all(self, values: Collection[V]) -> list[bytes]:
+        """Each of *values* as `dump` gives it; numbers many times faster than one by one.
+
+        Raises:
+            SERDE_ERRORS: One of them is no value of the type; `dump` says which.
+        """
+        if values and self._numbers.issuperset(map(type, values)):
+            text = orjson.dumps(list(values))
+            # For NaN and the infinities JSON has only this word, which not every type may use.
+            if b"null" not in text or type(None) in self._numbers:
+                return text[1:-1].split(b",")  # There are no commas within numbers.
+        return list(map(self.dump, values))
 
     def decode(self, data: bytes) -> V:
         """The value in *data*.
@@ -106,13 +132,16 @@ def _parse_upgraded(parse: Callable[[Any], Any], upgrade: Callable[[Any], Any]) 
 
 def _serde_of(value_type: Any) -> Serde[Any]:
     if value_type is Any or value_type is object:
-        return Serde("JSON", orjson.dumps, orjson.loads)
+        return Serde("JSON", orjson.dumps, orjson.loads, numbers=(int, float, bool, type(None)))
     if value_type is bytes:
         return Serde("bytes", _same_bytes, _same_bytes)
     if value_type is str:
         return Serde("str", _encode_str, _decode_str)
     if value_type in (dict, list, int, float, bool):
-        return Serde(value_type.__name__, _dump_typed(value_type), _typed_json(value_type))
+        kind = None if value_type is float else value_type  # Of floats, integers are taken too.
+        numbers = {int: (int,), float: (int, float)}.get(value_type, ())
+        dump, parse = _dump_typed(value_type), _typed_json(value_type)
+        return Serde(value_type.__name__, dump, parse, kind=kind, numbers=numbers)
     if isinstance(value_type, type) and issubclass(value_type, BaseModel):
         return _model_serde(value_type)
     try:

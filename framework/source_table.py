@@ -16,8 +16,9 @@ from framework.effects import Effects, current
 from framework.errors import EncodeError, WrongPartition
 from framework.log import StoredRecord, partition_of
 from framework.log.errors import UnknownTopic
+from framework.source import Source
 from framework.state.rows import Change
-from framework.stream import Source, Stream, decoding
+from framework.stream import Stream, decoding
 from framework.table import Table
 from framework.topic import Topic
 from framework.view import CACHE_ROWS, View

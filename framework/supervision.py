@@ -16,7 +16,7 @@ from framework.dead_letter import bury, describe
 from framework.errors import AgentFailed, DecodeError
 from framework.log import StoredRecord
 from framework.retry import Retry
-from framework.status import Counts
+from framework.status import Counts, Doing
 
 if TYPE_CHECKING:
     from framework.task import Task
@@ -134,6 +134,11 @@ class Supervisor:
         """Everything below *offset* is in a commit."""
         if self._attempts:
             self._attempts = {start: count for start, count in self._attempts.items() if start >= offset}
+
+    @property
+    def doing(self) -> Doing | None:
+        """What the task does about a failure, None if there is none."""
+        return "stalled" if self.stalled else None if self.isolated is None else "retrying"
 
     def counts(self, handled: int, busy_s: float) -> Counts:
         """What the task has done."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
+effects_of_task = current.get
+"""Looked up once, for what each access to a row does."""
 
 
 class Table(MutableMapping[K, V], Generic[V, K]):
@@ -66,27 +68,21 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         return self.committed.partitions if agent is None else self._app.topic_info(agent.source).partitions
 
     def __getitem__(self, key: K, /) -> V:
-        effects = current.get()
+        effects = effects_of_task()
         if effects is None:
             return cast(V, self.committed.get(key))
         view = effects.views[self]
-        touched = view.touched
-        if key in touched:
-            value: V = touched[key]
-            if value is not DELETED:
-                return value
-        elif not view.tracked and key in view.cache:
-            return cast(V, view.cache[key])
-        return cast(V, view.read(key))
+        value: V = view.touched.get(key, DELETED)
+        return cast(V, view.read(key)) if value is DELETED else value
 
     def __setitem__(self, key: K, value: V, /) -> None:
-        effects = current.get()
+        effects = effects_of_task()
         if effects is None:
             raise TypeError(f"table {self.name!r} is written by its agent only; send it a record instead")
         view = effects.views[self]
         touched = view.touched
-        # A row that has been set since the last commit, or read and cached, has been checked.
-        if view.tracked or (key not in touched and key not in view.cache):
+        # A row that has been set since the last commit has been checked.
+        if key not in touched or view.tracked:
             view.check_write(key)
         touched[key] = value
 

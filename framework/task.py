@@ -14,8 +14,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
+import orjson
+
 from framework.agent import Agent
-from framework.clock import Timer, Waker, after
+from framework.clock import Timer, Waker
 from framework.commit import CommitLoop
 from framework.effects import Effects, current
 from framework.errors import AgentEnded, AgentFailed, DeclarationError, DecodeError
@@ -106,9 +108,14 @@ class Task:
         self.at_boundary = True
 
     async def slices(
-        self, *, as_records: bool, deadline: Callable[[], float | None], stored: bool = False
+        self,
+        *,
+        as_records: bool,
+        deadline: Callable[[], float | None],
+        stored: bool = False,
+        checked: bool = True,
     ) -> AsyncGenerator[Iterator[Any], None]:
-        """The records as iterators over a few values each; see `framework.stream.Source`."""
+        """The records as iterators over a few values each; see `framework.source.Source`."""
         loop = asyncio.get_running_loop()
         while True:
             self._finish_slice()
@@ -120,18 +127,16 @@ class Task:
                     self.at_boundary = False
                     yield iter(())
                 continue
-            values = self._begin_slice(as_records, stored)
+            values = self._begin_slice(as_records, stored, checked)
             if not self.feed.slice:
                 continue
             started = loop.time()
             self.at_boundary = False
             yield values
-            seconds = loop.time() - started
-            self.busy_s += seconds
-            self.feed.adapt(seconds)
+            self.busy_s += self.feed.adapt(loop.time() - started)
 
     def grouped(self, stages: Sequence[Stage]) -> None:
-        """A loop begins; see `framework.stream.Source`."""
+        """A loop begins; see `framework.source.Source`."""
         if not self.stopping:
             self.stages(self, stages)
             self.begun = True
@@ -143,12 +148,17 @@ class Task:
         self.agent, self.feed, self._is_new = agent, Feed(fetch), is_new
         self.offset = self.committed = self.durable = fetch.offset
 
+    @property
+    def kind(self) -> type | None:
+        """The one type that values may be of, None if that takes more than a look."""
+        return self.agent.source.value_serde.kind
+
     def now(self) -> float:
         """Seconds on the clock that the task waits by."""
         return self.wake.timer.time()
 
     def hold(self, *, effects: bool) -> bool:
-        """Let no commit pass the record being handled; see `framework.stream.Source`."""
+        """Let no commit pass the record being handled; see `framework.source.Source`."""
         self.held, self._held_effects = self.feed.slice.offset, effects
         return self.held != self._released_in
 
@@ -249,13 +259,14 @@ class Task:
                 return False
         return True
 
-    def _begin_slice(self, as_records: bool, stored: bool) -> Iterator[Any]:
+    def _begin_slice(self, as_records: bool, stored: bool, checked: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
         until = None if self._replay is None else self._replay.begin(self.effects, self.feed.end, None)
         records = self.feed.begin(self.failing.isolated, until, as_records=as_records, whole=as_records or stored)
         if stored:
             return records.iterator
-        return map(self.record_of if as_records else self.agent.source.value_serde.parse, records.iterator)
+        decode = self.agent.source.value_serde.parse if checked else orjson.loads
+        return map(self.record_of if as_records else decode, records.iterator)
 
     def record_of(self, stored: StoredRecord) -> Record[Any, Any]:
         """A record of the agent's topic as users see it."""
@@ -288,17 +299,14 @@ class Task:
     @property
     def doing(self) -> Doing:
         """What it is at."""
-        if self.failing.stalled:
-            return "stalled"
-        if self.failing.isolated is not None:
-            return "retrying"
-        return "idle" if self.at_boundary else "handling"
+        return self.failing.doing or ("idle" if self.at_boundary else "handling")
 
     @property
     def unfinished(self) -> bool:
         """Whether it has anything to do before a record comes or the clock moves."""
-        waits = self.wake.asleep and not self.wake.pausing and not self.fetch.ready(self.fetch.offset)
-        return not waits or (self.changed and self.committable)
+        if self.wake.pausing or not self.wake.asleep or self.fetch.ready(self.fetch.offset):
+            return True
+        return self.changed and self.committable
 
     @property
     def pause_until(self) -> float | None:
@@ -350,8 +358,7 @@ class Task:
             commit.inputs.append(self.fetch.partition)
             if self._replay is not None and self._replay.end(commit, self.offset):
                 self._replay = self.effects.replay = None
-        self.committed, self._due = self.offset, False
-        self._is_new = self._is_new and not self.begun
+        self.committed, self._due, self._is_new = self.offset, False, self._is_new and not self.begun
         self.failing.committed(self.offset)
         self.handled, self._uncounted = self.handled + self._uncounted, 0
 
@@ -381,13 +388,9 @@ class Task:
 
     async def pause(self, seconds: float) -> None:
         """Wait *seconds*, or until the task is told to stop."""
-        if not seconds or self.stopping:
-            return
-        if self.failing.stalled:  # A test does not wait until that is over.
-            self.wake.clear()
-            await self.wake.wait(after(self.wake.timer.time(), seconds))
-        else:
-            await self.wake.pause(seconds)
+        if seconds and not self.stopping:
+            # A test does not wait until an outage is over.
+            await self.wake.pause(seconds, counts=not self.failing.stalled)
 
     def place(self, offset: int) -> str:
         """How *offset* is named in logs."""

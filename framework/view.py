@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from framework.errors import EncodeError, TableOwned, WrongPartition
@@ -77,6 +78,8 @@ class View:
             WrongPartition: The row belongs to another partition.
             TableOwned: Another agent writes the table.
         """
+        if not self.tracked and key in self.cache:
+            return  # It has been read or written before, and so checked.
         self._check_owner()
         self._row(key)
         self._stored.pop(key, None)
@@ -168,23 +171,32 @@ class View:
             EncodeError: A value cannot be stored.
             TableOwned: Another agent writes the table.
         """
-        changes: list[Change] = []
+        self._encoded = self._encode()
+        changes: list[Change] = list(
+            zip(map(self._rows.__getitem__, self._encoded), self._encoded.values(), strict=True)
+        )
+        return self._with_owner(changes) if changes else changes
+
+    def _encode(self) -> dict[Any, bytes | None]:
+        """The bytes of the rows that a commit now would change."""
+        dump, tracked = self.table.serde.dump, self.tracked
         encoded: dict[Any, bytes | None] = {}
-        dump, rows_of, tracked = self.table.serde.dump, self._rows, self.tracked
         key = None
         try:
+            if not tracked and not self._deleted:
+                # Nothing to compare, so all at once; if one of them fails, the loop says which.
+                with suppress(*SERDE_ERRORS):
+                    return dict(zip(self.touched, self.table.serde.dump_all(self.touched.values()), strict=True))
             for key, value in self.touched.items():
                 data = None if value is DELETED else dump(value)
                 if tracked and not self._changed(key, data):
                     if key not in self._deleted:
                         continue
                     data = None
-                changes.append((rows_of[key], data))
                 encoded[key] = data
         except SERDE_ERRORS as error:
             raise EncodeError(f"table {self.table.name!r}, key {key!r}: {error}") from error
-        self._encoded = encoded
-        return self._with_owner(changes) if changes else changes
+        return encoded
 
     def _with_owner(self, changes: list[Change]) -> list[Change]:
         self._check_owner()
