@@ -170,4 +170,5 @@ def _stored_type(default: Callable[[], Any], sample: Any) -> Any:
         return default
     if isinstance(sample, BaseModel):
         return type(sample)
-    return type(sample) if type(sample) in (str, bytes, float) else Any
+    # What JSON gives back as it was; a Counter or a set would come back as a dict or not at all.
+    return Any if type(sample) in (dict, list, int, bool, type(None)) else type(sample)
