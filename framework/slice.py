@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import Any
 
 from framework.fetch import EMPTY, Buffer
-from framework.log import StoredRecord
+from framework.log import Headers, StoredRecord
 
 
 class Slice:
@@ -19,21 +19,22 @@ class Slice:
     def __init__(self, buffer: Buffer = EMPTY, indexes: Sequence[int] = (), *, whole: bool = False) -> None:
         """The records of *buffer* at *indexes*, as their values' bytes or, if *whole*, as stored records."""
         self._buffer, self._indexes, self.whole = buffer, indexes, whole
-        self._items: list[Any]
+        self.items: list[Any]
+        """What `iterator` gives; its end may be cut off."""
         if whole:
-            self._items = buffer.records(indexes)
+            self.items = [buffer.record(index) for index in indexes]
         elif isinstance(indexes, range):
-            self._items = buffer.values[indexes.start : indexes.stop]
+            self.items = buffer.values[indexes.start : indexes.stop]
         else:
-            self._items = [buffer.values[index] for index in indexes]
-        self.iterator = iter(self._items)
+            self.items = [buffer.values[index] for index in indexes]
+        self.iterator = iter(self.items)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     @property
     def _in_hand(self) -> int:
-        handed = len(self._items) - length_hint(self.iterator)
+        handed = len(self.items) - length_hint(self.iterator)
         return self._indexes[max(handed, 1) - 1]
 
     @property
@@ -46,12 +47,20 @@ class Slice:
         """The offset of `record`."""
         return self._buffer.offset(self._in_hand)
 
+    def stamps(self) -> tuple[list[int], dict[int, Headers]]:
+        """The timestamps of `items`, and the headers of those that have any, by their place in it."""
+        stamps, headers = self._buffer.stamps()
+        found = {at: headers[index] for at, index in enumerate(self._indexes) if index in headers} if headers else {}
+        if isinstance(self._indexes, range):
+            return stamps[self._indexes.start : self._indexes.stop], found
+        return [stamps[index] for index in self._indexes], found
+
     def cut(self) -> int | None:
         """Let nothing follow the record that was taken last; the offset of what would have, None if nothing."""
         left = length_hint(self.iterator)
         if left == 0:
             return None
-        first = len(self._items) - left
+        first = len(self.items) - left
         # The iterator runs over this very list, and ends with it.
-        del self._items[first:]
+        del self.items[first:]
         return self._buffer.offset(self._indexes[first])

@@ -12,11 +12,11 @@ from typing_extensions import TypeVar
 
 from framework.clock import after
 from framework.errors import DeclarationError
-from framework.log import StoredRecord
 from framework.operators.stateless import Step, filtered, flattened, fused, mapped, numbered
 from framework.record import Record
 from framework.returns import UNKNOWN, elements_of, key_type_of, returned_by
 from framework.serdes import SERDE_ERRORS
+from framework.slice import Slice
 from framework.topic import Topic
 
 V = TypeVar("V")
@@ -28,16 +28,15 @@ KX = TypeVar("KX")
 class Source(Protocol):
     """Where a stream's values come from: a task."""
 
-    def slices(
-        self, *, as_records: bool, deadline: Callable[[], float | None], stored: bool = False
-    ) -> AsyncGenerator[Iterator[Any], None]:
-        """Iterators over a few values each, empty ones when *deadline* passes; *stored*: over records as they are."""
+    def slices(self, *, as_records: bool, deadline: Callable[[], float | None]) -> AsyncGenerator[Iterator[Any], None]:
+        """Iterators over a few values each, empty ones when *deadline* passes."""
+
+    @property
+    def taken(self) -> Slice:
+        """The slice whose values `slices` gave last."""
 
     def grouped(self, stages: Sequence[Stage]) -> None:
         """A loop begins over what comes out of the last of *stages*, or if there are none, of the topic."""
-
-    def record_of(self, stored: StoredRecord) -> Record[Any, Any]:
-        """A record as users see it."""
 
     def now(self) -> float:
         """Seconds on the clock that *deadline* is measured by."""

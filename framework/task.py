@@ -75,7 +75,7 @@ class Task:
         self._held: int | None = None
         self._held_effects = self._between_lists = False
         self._released_in = -1
-        self._alone = self._tombstones = self._skipped = self._as_records = False
+        self._alone = self._tombstones = self._skipped = False
         self.begun = False
         """Whether the agent has begun to read: from then on it is known what."""
         self.stages: Callable[[Task, Sequence[Stage]], None] = lambda *_: None
@@ -107,7 +107,7 @@ class Task:
         self.at_boundary = True
 
     async def slices(
-        self, *, as_records: bool, deadline: Callable[[], float | None], stored: bool = False
+        self, *, as_records: bool, deadline: Callable[[], float | None]
     ) -> AsyncGenerator[Iterator[Any], None]:
         """The records as iterators over a few values each; see `framework.stream.Source`."""
         loop = asyncio.get_running_loop()
@@ -121,7 +121,7 @@ class Task:
                     self.at_boundary = False
                     yield iter(())
                 continue
-            values = self._begin_slice(as_records, stored)
+            values = self._begin_slice(as_records)
             if not self._slice:
                 continue
             started = loop.time()
@@ -164,7 +164,7 @@ class Task:
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
         record = self._slice.record
-        if record.value is None and self._as_records:
+        if record.value is None and self._slice.whole:
             return False
         if record.value is None:
             self._tombstones = True
@@ -178,6 +178,11 @@ class Task:
         self._skipped = True
         self.cut()
         return True
+
+    @property
+    def taken(self) -> Slice:
+        """The slice whose values `slices` gave last."""
+        return self._slice
 
     @property
     def isolating(self) -> bool:
@@ -245,7 +250,7 @@ class Task:
                 return False
         return True
 
-    def _begin_slice(self, as_records: bool, stored: bool) -> Iterator[Any]:
+    def _begin_slice(self, as_records: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
         stop, size = None, self._slice_size
         if self.failing.isolated is not None:
@@ -255,21 +260,18 @@ class Task:
             elif self._slice_end < end:
                 size = 1
         self._alone = self.failing.isolated is not None and size == 1
-        buffer = self.fetch.buffer
-        indexes: Sequence[int] = self.fetch.take(size, stop)
+        buffer, indexes = self.fetch.buffer, self.fetch.take(size, stop)
         self._slice_end = self.fetch.offset
-        self._as_records = as_records
-        if self._tombstones and not as_records:
-            indexes = [index for index in indexes if buffer.values[index] is not None]
-        self._slice = Slice(buffer, indexes, whole=as_records or stored)
-        if stored:
-            return self._slice.iterator
         if as_records:
-            return map(self.record_of, self._slice.iterator)
+            self._slice = Slice(buffer, indexes, whole=True)
+            return map(self._as_record, self._slice.iterator)
+        if self._tombstones:
+            self._slice = Slice(buffer, [index for index in indexes if buffer.values[index] is not None])
+        else:
+            self._slice = Slice(buffer, indexes)
         return map(self.agent.source.value_serde.parse, self._slice.iterator)
 
-    def record_of(self, stored: StoredRecord) -> Record[Any, Any]:
-        """A record of the agent's topic as users see it."""
+    def _as_record(self, stored: StoredRecord) -> Record[Any, Any]:
         topic, number = self.agent.source, self.fetch.partition.number
         value = None if stored.value is None else topic.value_serde.parse(stored.value)
         return Record(topic, number, stored, value)
