@@ -26,10 +26,10 @@ class Feed:
         """How many records the next slice has."""
         self.alone = False
         """Whether the slice has one record because that may be the one that fails."""
-        self.tombstones = self.as_records = False
-        """Whether the topic has tombstones, and whether the agent sees them."""
+        self.tombstones = False
+        """Whether the topic has tombstones, which only an agent that takes records sees."""
 
-    def begin(self, isolated: tuple[int, int] | None, until: int | None, *, as_records: bool, whole: bool) -> Slice:
+    def begin(self, isolated: tuple[int, int] | None, until: int | None, *, as_records: bool) -> Slice:
         """Take the next records, up to offset *until*; one by one those of the offsets *isolated*."""
         stop, size = until, self.size
         if isolated is not None:
@@ -39,12 +39,12 @@ class Feed:
             elif self.end < end:
                 size = 1
         self.alone = isolated is not None and size == 1
-        buffer, self.as_records = self.fetch.buffer, as_records
+        buffer = self.fetch.buffer
         indexes: Sequence[int] = self.fetch.take(size, stop)
         self.end = self.fetch.offset
         if self.tombstones and not as_records:
             indexes = [index for index in indexes if buffer.values[index] is not None]
-        self.slice = Slice(buffer, indexes, whole=whole)
+        self.slice = Slice(buffer, indexes, whole=as_records)
         return self.slice
 
     def finish(self) -> None:

@@ -8,10 +8,11 @@ headers) is decoded when somebody asks for it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
 
-from framework.log import Fetched, Partition, Reader, StoredRecord, decode, decode_values
+from framework.log import Fetched, Headers, Partition, Reader, StoredRecord, decode, decode_values
+from framework.log.codec import decode_stamps
 from framework.log.compression import MAX_UNCOMPRESSED_BYTES
 from framework.log.errors import OffsetOutOfRange
 from framework.log.reader import MAX_READ_BYTES
@@ -29,6 +30,7 @@ class Buffer:
         self._batches, self._starts, self._bases = fetched.batches, list[int](), list[int]()
         self._decoded, self._records = -1, list[StoredRecord]()
         self._max_uncompressed_bytes = max_uncompressed_bytes
+        self._stamps: tuple[list[int], dict[int, Headers]] | None = None
         for header, batch in fetched.batches:
             self._starts.append(len(self.values))
             self._bases.append(header.base_offset)
@@ -39,19 +41,16 @@ class Buffer:
         at = bisect_right(self._starts, index) - 1
         return self._records_of(at)[index - self._starts[at]]
 
-    def records(self, indexes: Sequence[int]) -> list[StoredRecord]:
-        """The whole records at *indexes*, which are in order."""
-        found: list[StoredRecord] = []
-        if not isinstance(indexes, range):
-            return [self.record(index) for index in indexes]
-        begin = indexes.start
-        while begin < indexes.stop:
-            at = bisect_right(self._starts, begin) - 1
-            first = self._starts[at]
-            part = self._records_of(at)[begin - first : indexes.stop - first]
-            found += part
-            begin += len(part)
-        return found
+    def stamps(self) -> tuple[list[int], dict[int, Headers]]:
+        """The timestamps of all records, and the headers of those that have any, by index."""
+        if self._stamps is None:
+            stamps, headers = list[int](), dict[int, Headers]()
+            for _, batch in self._batches:
+                more, some = decode_stamps(batch, self._max_uncompressed_bytes)
+                headers |= {len(stamps) + at: found for at, found in some.items()}
+                stamps += more
+            self._stamps = (stamps, headers)
+        return self._stamps
 
     def offset(self, index: int) -> int:
         """The offset of a record; behind the last one, where the next read begins."""

@@ -17,14 +17,15 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from framework.agent import Agent
 from framework.dead_letter import MAX_HEADERS_BYTES
 from framework.effects import current
 from framework.errors import DeclarationError, EncodeError
-from framework.log import StoredRecord, TopicSettings, partition_of
-from framework.log.codec import RECORD_OVERHEAD_BYTES
+from framework.log import TopicSettings, partition_of
+from framework.log.codec import NO_HEADERS, RECORD_OVERHEAD_BYTES
 from framework.log.errors import Error
 from framework.log.settings import RANGES
 from framework.retry import Retry
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from framework.app import App
     from framework.concurrency import ConcurrentTask
     from framework.fetch import Fetch
+    from framework.slice import Slice
     from framework.task import Task
 
 SEGMENT_BYTES = 32 << 20
@@ -94,42 +96,20 @@ class Forward:
         """Serve *task* until it ends."""
         task.grouped(())
         as_records, _ = self.stage.stream.steps()
-        taking = Taking(task.record_of if as_records else self._source.value_serde.parse, as_records=as_records)
         stage: Stage | None = None
-        async for records in task.slices(as_records=as_records, deadline=lambda: None, stored=True):
+        async for values in task.slices(as_records=as_records, deadline=lambda: None):
             if stage is not self.stage:
                 stage = self.stage
                 grouping = None if stage.key is None else Grouping(stage, stage.key, self._target)
                 _, operate = stage.stream.steps()
             with decoding(task):
-                values = operate(map(taking.take, records))
                 if grouping is None:
-                    for value in values:
+                    for value in operate(values):
                         self._target.send(value)
                 else:
-                    grouping.gather(values, taking)
+                    grouping.gather(operate(values), task.taken)
             if grouping is not None:
                 grouping.flush()
-
-
-class Taking:
-    """Decodes records one by one, and knows the one in hand: what an operator made of it is sent with its headers."""
-
-    def __init__(self, decode: Callable[[Any], Any], *, as_records: bool) -> None:
-        """*decode* is given the record, or if not *as_records* its value."""
-        self.record: StoredRecord
-        self.take = self._taker(decode, as_records=as_records)
-
-    def _taker(self, decode: Callable[[Any], Any], *, as_records: bool) -> Callable[[StoredRecord], Any]:
-        def take(record: StoredRecord) -> Any:
-            self.record = record
-            return decode(record.value)
-
-        def take_record(record: StoredRecord) -> Any:
-            self.record = record
-            return decode(record)
-
-        return take_record if as_records else take
 
 
 class Grouping:
@@ -146,8 +126,8 @@ class Grouping:
         # Other keys may be equal and not the same, as 1 and True.
         self._caches = target.key_type in (str, bytes)
 
-    def gather(self, values: Iterator[Any], taking: Taking) -> None:
-        """Take all *values*; they are sent by `flush`, or before if they are many.
+    def gather(self, values: Iterator[Any], taken: Slice) -> None:
+        """Take all *values*, made of those *taken*; they are sent by `flush`, or before if they are many.
 
         Raises:
             EncodeError: A key or value cannot be stored.
@@ -155,19 +135,21 @@ class Grouping:
         """
         key_of, known, find = self._key, self._known, self._find
         encode = None if self._stage.raw else self._target.value_serde.encode
-        size, caches = self._size, self._caches
+        size, caches, items, place = self._size, self._caches, taken.items, taken.iterator
+        stamps, headers = taken.stamps()
         for value in values:
             key = key_of(value)
             found = known.get(key) if caches else None
             raw, gathered = found or find(key)
-            record = taking.record
-            data = record.value if encode is None else encode(value)
-            headers = record.headers
-            if headers or len(data) + len(raw) > SMALL_BYTES:  # type: ignore[arg-type]  # None was not decoded
-                size += self._info.check_record(raw, data, headers)
+            at = len(items) - length_hint(place) - 1
+            data = items[at] if encode is None else encode(value)
+            if at in headers or len(data) + len(raw) > SMALL_BYTES:
+                own = headers.get(at, NO_HEADERS)
+                size += self._info.check_record(raw, data, own)
+                gathered.append((raw, data, stamps[at], own))
             else:
-                size += RECORD_OVERHEAD_BYTES + len(data) + len(raw)  # type: ignore[arg-type]
-            gathered.append((raw, data, record.timestamp, headers))
+                size += RECORD_OVERHEAD_BYTES + len(data) + len(raw)
+                gathered.append((raw, data, stamps[at], NO_HEADERS))
             if size > FLUSH_BYTES:
                 self._size, size = size, 0
                 self.flush()

@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import Any
 
 from framework.fetch import EMPTY, Buffer
-from framework.log import StoredRecord
+from framework.log import Headers, StoredRecord
 
 
 class Slice:
@@ -19,22 +19,23 @@ class Slice:
     def __init__(self, buffer: Buffer = EMPTY, indexes: Sequence[int] = (), *, whole: bool = False) -> None:
         """The records of *buffer* at *indexes*, as their values' bytes or, if *whole*, as stored records."""
         self._buffer, self._indexes, self.whole = buffer, indexes, whole
-        self._items: list[Any]
+        self.items: list[Any]
+        """What `iterator` gives; its end may be cut off."""
         if whole:
-            self._items = buffer.records(indexes)
+            self.items = [buffer.record(index) for index in indexes]
         elif isinstance(indexes, range):
-            self._items = buffer.values[indexes.start : indexes.stop]
+            self.items = buffer.values[indexes.start : indexes.stop]
         else:
-            self._items = [buffer.values[index] for index in indexes]
-        self.iterator = iter(self._items)
+            self.items = [buffer.values[index] for index in indexes]
+        self.iterator = iter(self.items)
         self._latest_ms = self._looked_at = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     @property
     def _in_hand(self) -> int:
-        handed = len(self._items) - length_hint(self.iterator)
+        handed = len(self.items) - length_hint(self.iterator)
         return self._indexes[max(handed, 1) - 1]
 
     @property
@@ -53,7 +54,7 @@ class Slice:
 
         Tombstones that the agent does not see do not count: whether they are in a slice depends on what came before.
         """
-        taken = len(self._items) - length_hint(self.iterator)
+        taken = len(self.items) - length_hint(self.iterator)
         for index in self._indexes[self._looked_at : taken]:
             record = self._buffer.record(index)
             if (self.whole or record.value is not None) and record.timestamp > self._latest_ms:
@@ -61,12 +62,20 @@ class Slice:
         self._looked_at = max(self._looked_at, taken)
         return self._latest_ms
 
+    def stamps(self) -> tuple[list[int], dict[int, Headers]]:
+        """The timestamps of `items`, and the headers of those that have any, by their place in it."""
+        stamps, headers = self._buffer.stamps()
+        found = {at: headers[index] for at, index in enumerate(self._indexes) if index in headers} if headers else {}
+        if isinstance(self._indexes, range):
+            return stamps[self._indexes.start : self._indexes.stop], found
+        return [stamps[index] for index in self._indexes], found
+
     def cut(self) -> int | None:
         """Let nothing follow the record that was taken last; the offset of what would have, None if nothing."""
         left = length_hint(self.iterator)
         if left == 0:
             return None
-        first = len(self._items) - left
+        first = len(self.items) - left
         # The iterator runs over this very list, and ends with it.
-        del self._items[first:]
+        del self.items[first:]
         return self._buffer.offset(self._indexes[first])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from framework.log import StoredRecord
-from framework.record import Record
+from framework.slice import Slice
 
 if TYPE_CHECKING:
     from framework.stream import Stage
@@ -20,10 +19,9 @@ class Source(Protocol):
         *,
         as_records: bool,
         deadline: Callable[[], float | None],
-        stored: bool = False,
         checked: bool = True,
     ) -> AsyncGenerator[Iterator[Any], None]:
-        """Iterators over a few values each, empty ones when *deadline* passes; *stored*: over records as they are.
+        """Iterators over a few values each, empty ones when *deadline* passes.
 
         Unless *checked* the caller has to look whether each value is of `kind`.
         """
@@ -35,8 +33,9 @@ class Source(Protocol):
     def grouped(self, stages: Sequence[Stage]) -> None:
         """A loop begins over what comes out of the last of *stages*, or if there are none, of the topic."""
 
-    def record_of(self, stored: StoredRecord) -> Record[Any, Any]:
-        """A record as users see it."""
+    @property
+    def taken(self) -> Slice:
+        """The slice whose values `slices` gave last."""
 
     def now(self) -> float:
         """Seconds on the clock that *deadline* is measured by."""

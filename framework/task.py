@@ -108,12 +108,7 @@ class Task:
         self.at_boundary = True
 
     async def slices(
-        self,
-        *,
-        as_records: bool,
-        deadline: Callable[[], float | None],
-        stored: bool = False,
-        checked: bool = True,
+        self, *, as_records: bool, deadline: Callable[[], float | None], checked: bool = True
     ) -> AsyncGenerator[Iterator[Any], None]:
         """The records as iterators over a few values each; see `framework.source.Source`."""
         loop = asyncio.get_running_loop()
@@ -127,7 +122,7 @@ class Task:
                     self.at_boundary = False
                     yield iter(())
                 continue
-            values = self._begin_slice(as_records, stored, checked)
+            values = self._begin_slice(as_records, checked)
             if not self.feed.slice:
                 continue
             started = loop.time()
@@ -175,7 +170,7 @@ class Task:
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
         record = self.feed.slice.record
-        if record.value is None and self.feed.as_records:
+        if record.value is None and self.feed.slice.whole:
             return False
         if record.value is None:
             self.feed.tombstones = True
@@ -189,6 +184,11 @@ class Task:
         self._skipped = True
         self.cut()
         return True
+
+    @property
+    def taken(self) -> Slice:
+        """The slice whose values `slices` gave last."""
+        return self.feed.slice
 
     @property
     def isolating(self) -> bool:
@@ -259,17 +259,14 @@ class Task:
                 return False
         return True
 
-    def _begin_slice(self, as_records: bool, stored: bool, checked: bool) -> Iterator[Any]:
+    def _begin_slice(self, as_records: bool, checked: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
         until = None if self._replay is None else self._replay.begin(self.effects, self.feed.end, None)
-        records = self.feed.begin(self.failing.isolated, until, as_records=as_records, whole=as_records or stored)
-        if stored:
-            return records.iterator
+        records = self.feed.begin(self.failing.isolated, until, as_records=as_records).iterator
         decode = self.agent.source.value_serde.parse if checked else orjson.loads
-        return map(self.record_of if as_records else decode, records.iterator)
+        return map(self._as_record if as_records else decode, records)
 
-    def record_of(self, stored: StoredRecord) -> Record[Any, Any]:
-        """A record of the agent's topic as users see it."""
+    def _as_record(self, stored: StoredRecord) -> Record[Any, Any]:
         topic, number = self.agent.source, self.fetch.partition.number
         value = None if stored.value is None else topic.value_serde.parse(stored.value)
         return Record(topic, number, stored, value)

@@ -120,6 +120,26 @@ def decode_values(
         raise _undecodable(batch, error) from error
 
 
+def decode_stamps(
+    batch: bytes | memoryview, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES
+) -> tuple[list[int], dict[int, Headers]]:
+    """The timestamps of the records of one *batch*, and the headers of those, by their place in it, that have any.
+
+    Raises:
+        Damaged: As `decode_values`.
+    """
+    stamps: list[int] = []
+    headers: dict[int, Headers] = {}
+    try:
+        for record in DefaultRecordBatch(uncompressed(batch, max_uncompressed_bytes)):
+            if record.headers:
+                headers[len(stamps)] = record.headers
+            stamps.append(record.timestamp)
+    except (KafkaError, ValueError, struct.error) as error:
+        raise _undecodable(batch, error) from error
+    return stamps, headers
+
+
 def decode(batch: bytes | memoryview, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES) -> list[StoredRecord]:
     """The records of one *batch*, whose checksum has been verified.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,6 +62,8 @@ def rows_of(directory: Directory) -> Iterator[dict[str, Any]]:
     for agent, topic_id, partition, offset in directory.view.offsets():
         committed.setdefault((agent, topic_id), {})[partition] = offset
     declared = dict(directory.app.agents) if directory.app else {}
+    for name in grouped(directory, infos, committed):
+        del declared[name]
     for (agent, topic_id), offsets in committed.items():
         info = infos.get(topic_id)
         if info is None:
@@ -77,6 +79,18 @@ def rows_of(directory: Directory) -> Iterator[dict[str, Any]]:
         else:
             row = {"agent": name, "topic": unseen.source.name, "partition": None}
             yield {**row, "committed": None, "end": None, "lag": 0}
+
+
+def grouped(directory: Directory, infos: Mapping[str, TopicInfo], committed: Iterable[tuple[str, str]]) -> set[str]:
+    """The declared agents whose topic is read by a stage of theirs, and not by themselves any more."""
+    declared = directory.app.agents if directory.app else {}
+    stages = [(agent, infos[topic_id].name) for agent, topic_id in committed if topic_id in infos]
+    return {
+        name
+        for name, agent in declared.items()
+        for stage, topic in stages
+        if stage.startswith(f"{name}.") and stage not in declared and topic == agent.source.name
+    }
 
 
 def _agent_rows(
