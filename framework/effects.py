@@ -198,5 +198,7 @@ class Views(dict["Table[Any, Any]", "View"]):
 
     def close(self) -> None:
         """Refuse from now on."""
+        for table in self:
+            table.forget(self._effects)
         self.clear()
         self.closed = True

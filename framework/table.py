@@ -47,6 +47,8 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         self.key_serde: Serde[K] = key_serde_of(key_type)
         self.default_bytes = self.serde.encode(sample)
         self.tracked = type(sample) not in IMMUTABLE
+        # One tuple, because a job in a thread may use the table in between.
+        self._last: tuple[Effects | None, Any] = (None, None)
 
     @property
     def committed(self) -> CommittedTable:
@@ -71,7 +73,9 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         effects = effects_of_task()
         if effects is None:
             return cast(V, self.committed.get(key))
-        view = effects.views[self]
+        used_by, view = self._last
+        if used_by is not effects:
+            view = self._view_of(effects)
         value: V = view.touched.get(key, DELETED)
         return cast(V, view.read(key)) if value is DELETED else value
 
@@ -79,12 +83,27 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         effects = effects_of_task()
         if effects is None:
             raise TypeError(f"table {self.name!r} is written by its agent only; send it a record instead")
-        view = effects.views[self]
+        used_by, view = self._last
+        if used_by is not effects:
+            view = self._view_of(effects)
         touched = view.touched
         # A row that has been set since the last commit has been checked.
         if key not in touched or view.tracked:
             view.check_write(key)
         touched[key] = value
+
+    def _view_of(self, effects: Effects) -> View:
+        """The view of *effects*, remembered: mostly one task makes many accesses in a row."""
+        view = effects.views[self]
+        self._last = (effects, view)
+        if effects.views.closed:
+            self.forget(effects)  # That was a moment ago, in another thread.
+        return view
+
+    def forget(self, effects: Effects) -> None:
+        """Remember the view of *effects* no longer: they are closed, and refuse from now on."""
+        if self._last[0] is effects:
+            self._last = (None, None)
 
     def __delitem__(self, key: K, /) -> None:
         effects = current.get()

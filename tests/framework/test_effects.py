@@ -78,7 +78,8 @@ async def test_a_task_that_outlives_its_record_is_refused(shop: Shop) -> None:
     @app.agent(numbers)
     async def start(stream: Stream[int]) -> None:
         async for _ in stream:
-            left.append(asyncio.get_running_loop().create_task(later()))  # noqa: PERF401
+            sums["b"] += 1
+            left.append(asyncio.get_running_loop().create_task(later()))
 
     shop.send(numbers, [1])
     worker = Worker(app)
