@@ -88,6 +88,7 @@ def test_a_table_that_was_released_is_written_by_the_next_agent(shell: Shell) ->
         4,
         "framework: table 'recent' has no owner: the next agent that writes it will be\n",
     )
+    shell.ok("agents", "forget", "watch", "--execute")
     visited(shell, "follower")
     assert '"table":"recent","written_by":"follower"' in shell.ok("tables", "ls", "--json").out
 
