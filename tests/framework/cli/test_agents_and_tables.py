@@ -155,7 +155,7 @@ async def count(stream: Stream[int]) -> None:
 
 def test_a_grouped_agent_is_listed_with_its_stage_and_each_topic_once(shell: Shell) -> None:
     shell.write("app.py", GROUPED)
-    shell.ok("send", "numbers", "1")
+    shell.ok("topics", "send", "numbers", text="1\n")
     assert [row["agent"] for row in shell.ok("agents", "ls", "--json").json()] == ["count"]
     shell.ok("worker", "--until-idle")
     rows = shell.ok("agents", "ls", "--json").json()
