@@ -18,7 +18,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framework.agent import Agent
 from framework.dead_letter import MAX_HEADERS_BYTES
@@ -27,6 +27,7 @@ from framework.errors import DeclarationError, EncodeError
 from framework.log import TopicSettings, partition_of
 from framework.log.codec import NO_HEADERS, RECORD_OVERHEAD_BYTES
 from framework.log.errors import Error
+from framework.log.header import HEADER_BYTES
 from framework.log.settings import RANGES
 from framework.retry import Retry
 from framework.returns import UNKNOWN, exact_json
@@ -43,6 +44,15 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 32 << 20
 """The topic between is removed a segment at a time, so this is about what it takes."""
+RECORD_BYTES = RECORD_OVERHEAD_BYTES - HEADER_BYTES
+"""The most that a record takes beside key, value and headers, in a batch with others."""
+Place: TypeAlias = tuple[bytes, Callable[[Any], None]]
+logger = logging.getLogger("framework.repartition")
+FLUSH_BYTES = 1 << 20
+MAX_KEY_BYTES = MAX_HEADERS_BYTES // 2
+RECORD_BYTES = RECORD_OVERHEAD_BYTES - HEADER_BYTES
+"""The most that a record takes beside key, value and headers, in a batch with others."""
+Place: TypeAlias = tuple[bytes, Callable[[Any], None]]
 logger = logging.getLogger("framework.repartition")
 FLUSH_BYTES = 1 << 20
 SMALL_BYTES = 1 << 10
@@ -119,12 +129,13 @@ class Grouping:
         """*key* is the one of *stage*; *target* is open."""
         self._stage, self._key, self._target = stage, key, target
         self._info = target._app.topic_info(target)
-        # Tuples as `NewRecord` has them: making one of those takes longer than all the rest of a record here.
+        # Tuples as `NewRecord` has them, which takes longer to make than all the rest of a record here, but for no
+        # headers an empty tuple: those with a list in them the garbage collector would look through again and again.
         self._gathered: list[list[Any]] = [[] for _ in range(self._info.partitions)]
-        self._size = 0
-        self._known: dict[Any, tuple[bytes, list[Any]]] = {}
-        # Other keys may be equal and not the same, as 1 and True.
-        self._caches = target.key_type in (str, bytes)
+        self._size = self._longest_key = 0
+        self._known = Places(self._find)
+        # Others may be equal and not the same, as 1 and True, or cannot be in a dict.
+        self._hashed = target.key_type in (str, bytes)
 
     def gather(self, values: Iterator[Any], taken: Slice) -> None:
         """Take all *values*, made of those *taken*; they are sent by `flush`, or before if they are many.
@@ -133,27 +144,31 @@ class Grouping:
             EncodeError: A key or value cannot be stored.
             RecordTooLarge: The topic does not take it.
         """
-        key_of, known, find = self._key, self._known, self._find
-        encode = None if self._stage.raw else self._target.value_serde.encode
-        size, caches, items, place = self._size, self._caches, taken.items, taken.iterator
         stamps, headers = taken.stamps()
+        if self._stage.raw and not headers:
+            self._gather_as_read(values, taken, stamps)
+            return
+        encode = None if self._stage.raw else self._target.value_serde.encode
+        for value in values:
+            key = self._key(value)
+            raw, add = self._known[key] if self._hashed else self._find(key)
+            at = len(taken.items) - length_hint(taken.iterator) - 1
+            data = taken.items[at] if encode is None else encode(value)
+            self._size += self._info.check_record(raw, data, headers.get(at, NO_HEADERS))
+            add((raw, data, stamps[at], headers.get(at, ())))
+            if self._size > FLUSH_BYTES:
+                self.flush()
+
+    def _gather_as_read(self, values: Iterator[Any], taken: Slice, stamps: list[int]) -> None:
+        """Values that nothing has changed fit: the topic takes larger ones than the stage's own."""
+        key_of, known, find, hashed = self._key, self._known, self._find, self._hashed
+        items, iterator = taken.items, taken.iterator
         for value in values:
             key = key_of(value)
-            found = known.get(key) if caches else None
-            raw, gathered = found or find(key)
-            at = len(items) - length_hint(place) - 1
-            data = items[at] if encode is None else encode(value)
-            if at in headers or len(data) + len(raw) > SMALL_BYTES:
-                own = headers.get(at, NO_HEADERS)
-                size += self._info.check_record(raw, data, own)
-                gathered.append((raw, data, stamps[at], own))
-            else:
-                size += RECORD_OVERHEAD_BYTES + len(data) + len(raw)
-                gathered.append((raw, data, stamps[at], NO_HEADERS))
-            if size > FLUSH_BYTES:
-                self._size, size = size, 0
-                self.flush()
-        self._size = size
+            raw, add = known[key] if hashed else find(key)
+            at = len(items) - length_hint(iterator) - 1
+            add((raw, items[at], stamps[at], ()))
+        self._size += sum(map(len, items)) + len(items) * (RECORD_BYTES + self._longest_key)
 
     def flush(self) -> None:
         """Let what was gathered join the commit."""
@@ -168,7 +183,7 @@ class Grouping:
         if len(self._known) > KEY_CACHE_ROWS:
             self._known.clear()
 
-    def _find(self, key: Any) -> tuple[bytes, list[Any]]:
+    def _find(self, key: Any) -> Place:
         """The bytes of *key*, and where its records are gathered."""
         if key is None:
             raise EncodeError(f"group_by {self._stage.name!r} was given None for a key: filter those values out before")
@@ -179,10 +194,24 @@ class Grouping:
                 f"not str: say group_by(..., key_type={kind})"
             )
         raw = self._target.key_serde.encode(key)
-        found = (raw, self._gathered[partition_of(raw, self._info.partitions)])
-        if self._caches:
-            self._known[key] = found
-        return found
+        self._longest_key = max(self._longest_key, len(raw))
+        if len(raw) > MAX_KEY_BYTES:
+            raise EncodeError(
+                f"group_by {self._stage.name!r} was given a key of {len(raw)} bytes, {MAX_KEY_BYTES} is most"
+            )
+        return raw, self._gathered[partition_of(raw, self._info.partitions)].append
+
+
+class Places(dict[Any, Place]):
+    """Of each key its bytes and where it goes, found when it first comes."""
+
+    def __init__(self, find: Callable[[Any], Place]) -> None:
+        """Nothing is known yet; *find* does the work."""
+        self._find = find
+
+    def __missing__(self, key: Any) -> Place:
+        place = self[key] = self._find(key)
+        return place
 
 
 def declare_stages(

@@ -88,14 +88,14 @@ def encode(
     builder, count = None, 0
     for key, value, timestamp, headers in records:
         if builder is not None:
-            if builder.append(count, timestamp, key, value, headers) is not None:
+            if builder.append(count, timestamp, key, value, headers or NO_HEADERS) is not None:
                 count += 1
                 continue
             batches.append(_compressed(builder.build(), kind))
             if base_sequence >= 0:
                 base_sequence = (base_sequence + count) & 0x7FFFFFFF
         builder = DefaultRecordBatchBuilder(2, 0, 0, producer_id, producer_epoch, base_sequence, max_batch_bytes)
-        builder.append(0, timestamp, key, value, headers)
+        builder.append(0, timestamp, key, value, headers or NO_HEADERS)
         count = 1
         if builder.size() > max_batch_bytes:
             raise RecordTooLarge(

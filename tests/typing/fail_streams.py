@@ -31,6 +31,10 @@ stream.to(words)  # error: arg-type
 stream.map(lambda line: len(line.text)).to(words)  # error: arg-type
 stream.to("words")  # error: arg-type
 app.stream(lines)  # error: call-arg
+stream.group_by(lambda line: line.name)  # error: attr-defined
+stream.group_by("text")  # error: arg-type
+stream.through(words)  # error: arg-type
+stream.items().map(lambda item: item[1].name)  # error: attr-defined
 
 
 @app.agent(lines)

@@ -137,3 +137,29 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(words: Shell) ->
         tail.stdout.close()
         assert tail.stderr.read() == b""
         assert tail.wait() == 0
+
+
+GROUPED = """
+from framework import App, Stream
+
+app = App("grouped")
+numbers = app.topic("numbers", int)
+counts = app.table("counts", int)
+
+@app.agent(numbers)
+async def count(stream: Stream[int]) -> None:
+    async for number in stream.group_by(lambda number: f"k{number % 2}"):
+        counts[f"k{number % 2}"] += 1
+"""
+
+
+def test_a_grouped_agent_is_listed_with_its_stage_and_each_topic_once(shell: Shell) -> None:
+    shell.write("app.py", GROUPED)
+    shell.ok("topics", "send", "numbers", text="1\n")
+    assert [row["agent"] for row in shell.ok("agents", "ls", "--json").json()] == ["count"]
+    shell.ok("worker", "--until-idle")
+    rows = shell.ok("agents", "ls", "--json").json()
+    assert [(row["agent"], row["topic"], row["committed"], row["lag"]) for row in rows] == [
+        ("count", "grouped.count.group-1.repartition", 1, 0),
+        ("count.group-1", "numbers", 1, 0),
+    ]
