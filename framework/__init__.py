@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from framework.agent import Agent
     from framework.app import App
     from framework.batch import Batch, Run
+    from framework.clock import ManualClock
     from framework.job import Job
     from framework.log.ack import Ack, Sent
     from framework.log.errors import Error
     from framework.record import Record
+    from framework.retry import Retry
     from framework.stream import Stream
     from framework.table import Table
+    from framework.testing import Harness
     from framework.topic import Topic
 
 _HOMES = {
@@ -23,8 +26,11 @@ _HOMES = {
     "App": "framework.app",
     "Batch": "framework.batch",
     "Error": "framework.log.errors",
+    "Harness": "framework.testing",
     "Job": "framework.job",
+    "ManualClock": "framework.clock",
     "Record": "framework.record",
+    "Retry": "framework.retry",
     "Run": "framework.batch",
     "Sent": "framework.log.ack",
     "Stream": "framework.stream",
@@ -38,8 +44,11 @@ __all__ = [
     "App",
     "Batch",
     "Error",
+    "Harness",
     "Job",
+    "ManualClock",
     "Record",
+    "Retry",
     "Run",
     "Sent",
     "Stream",

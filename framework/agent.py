@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, Generic, Protocol, overload
+from datetime import timedelta
+from typing import Any, Generic, Literal, Protocol, overload
 
 from typing_extensions import TypeVar
 
@@ -13,7 +14,9 @@ from framework.errors import DeclarationError
 from framework.log import At
 from framework.log.ack import Ack
 from framework.record import Record
-from framework.stream import Source, Stream, decoding
+from framework.retry import Retry
+from framework.source import Source
+from framework.stream import Stream, decoding
 from framework.topic import UNSET, Topic, Unset
 
 V = TypeVar("V")
@@ -22,6 +25,7 @@ R = TypeVar("R")
 O = TypeVar("O", default=Any)  # noqa: E741  # the stub's name for an agent's output
 
 Run = Callable[[Source], Awaitable[None]]
+OnGap = Literal["fail", "earliest"]
 
 
 class Agent(Generic[V, O]):
@@ -36,10 +40,32 @@ class Agent(Generic[V, O]):
         *,
         sink: Topic[Any, Any] | None = None,
         start: At = "beginning",
+        on_error: Retry | None = None,
+        timeout: timedelta | None = None,
+        concurrency: int = 1,
+        as_records: bool = False,
+        on_gap: OnGap = "fail",
     ) -> None:
-        """Use `App.agent`. *run* consumes a source until it ends."""
+        """Use `App.agent`. *run* consumes a source until it ends; *as_records* is whether *function* takes `Record`s.
+
+        Raises:
+            DeclarationError: *timeout* is not positive, or is given to a function that cannot be interrupted.
+        """
         self.name, self.source, self.function, self.run = name, source, function, run
-        self.sink, self.start = sink, start
+        self.sink, self.start, self.on_gap, self.on_error = sink, start, on_gap, on_error or Retry()
+        self.timeout_s = None if timeout is None else timeout.total_seconds()
+        if timeout is not None and timeout <= timedelta(0):
+            raise DeclarationError(f"agent {name!r}: timeout is {timeout}, it must be positive")
+        self.concurrency, self.as_records = concurrency, as_records
+        if timeout is not None and not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+            raise DeclarationError(
+                f"agent {name!r}: timeout= needs `async def`, nothing can interrupt a plain function"
+            )
+
+    async def call(self, value: Any) -> Any:
+        """What the function, which is called per record, makes of *value*."""
+        assert self.function is not None
+        return await self.function(value)
 
     def send(self, value: V, *, key: Any | Unset = UNSET) -> Ack:
         """Send *value* to the topic the agent consumes."""
@@ -91,8 +117,7 @@ def run_of(function: Callable[..., Any], source: Topic[Any, Any], sink: Topic[An
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 1:
         raise DeclarationError(f"agent {name!r} takes {len(parameters)} parameters, it must take one")
-    annotation = _annotation(function, parameters[0])
-    origin = typing.get_origin(annotation) or annotation
+    annotation, origin = _annotation(function, parameters[0]), takes(function)
     if annotation is inspect.Parameter.empty or origin is Stream:
         if inspect.isasyncgenfunction(function):
             return _yielding_loop(function, sink)
@@ -112,6 +137,29 @@ def run_of(function: Callable[..., Any], source: Topic[Any, Any], sink: Topic[An
     if inspect.iscoroutinefunction(function):
         return _per_record_async(function, stream, sink)
     return _per_record(function, stream, sink)
+
+
+def takes(function: Callable[..., Any]) -> Any:
+    """What the first parameter of *function* is annotated with, without what stands in brackets."""
+    annotation = _annotation(function, next(iter(inspect.signature(function).parameters.values())))
+    return typing.get_origin(annotation) or annotation
+
+
+def check_concurrency(name: str, function: Callable[..., Any], concurrency: int) -> int:
+    """*concurrency*, if the agent *name* can have it.
+
+    Raises:
+        DeclarationError: It is below 1, or *function* is not `async def` and called per record.
+    """
+    if concurrency < 1:
+        raise DeclarationError(f"agent {name!r}: concurrency is {concurrency}, it must be at least 1")
+    per_record = inspect.iscoroutinefunction(function) and takes(function) not in (Stream, inspect.Parameter.empty)
+    if concurrency > 1 and not per_record:
+        raise DeclarationError(
+            f"agent {name!r}: concurrency={concurrency} needs `async def` that is called per record "
+            "(its parameter annotated with the topic's type or Record[...]), a loop has one record in hand"
+        )
+    return concurrency
 
 
 def pipeline_run(stream: Stream[Any, Any], sink: Topic[Any, Any]) -> Run:

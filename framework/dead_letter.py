@@ -1,7 +1,8 @@
 """Dead letters: records that could not be handled, kept as they were, with the reason in headers.
 
 The topic of the dead letters of an agent is `<app>.<agent>.dead-letter`, with the partitions of its source. Headers:
-`dead-letter.agent`, `.topic`, `.partition`, `.offset`, `.error`, `.traceback`, behind those the record had.
+`dead-letter.agent`, `.topic`, `.partition`, `.offset`, `.error`, `.traceback`, behind those the record had. One that
+was sent back and failed again has `dead-letter.retries`: how often it was.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def bury(
     """Send *record*, read from *source*, to *dead_letters* with the next commit of *effects*; log it."""
     trace = "".join(traceback.format_exception(error))
     headers: Headers = [
-        *record.headers,
+        *(header for header in record.headers if not _is_ours(header[0])),
         ("dead-letter.agent", effects.owner.encode()),
         ("dead-letter.topic", source.topic.name.encode()),
         ("dead-letter.partition", b"%d" % source.number),
@@ -53,6 +54,11 @@ def bury(
         dead_letters.send_raw(record.key, record.value, record.timestamp, headers, partition=source.number)
     finally:
         current.reset(token)
+
+
+def _is_ours(header: str) -> bool:
+    """Of an earlier letter, which the record in hand may be itself."""
+    return header.startswith("dead-letter.") and header != "dead-letter.retries"
 
 
 def describe(error: BaseException) -> str:

@@ -4,12 +4,17 @@
     |-- DeclarationError     an app, agent, table or job is declared in a way that cannot work     exit 2
     |-- BadSchedule          a schedule or time zone cannot be understood (in `schedule`)          exit 2
     |-- AppNotFound          there is no app where one was looked for                              exit 4
+    |-- IdentityUnclear      what the state knows and what the app declares do not go together     exit 2
+    |-- SchemaChanged        what is stored cannot be read as the type that is declared now        exit 2
     |-- DecodeError          the bytes of a record are not a value of the topic's type
     |-- EncodeError          a value cannot be stored in its topic or table
     |-- WrongPartition       a table row is touched from a partition its key does not belong to
     |-- TableOwned           another agent writes the table
     |-- StaleTask            a send or table access by code whose record is finished or discarded
+    |-- AppIsOpen            an app that is in use is to be tested                                  exit 2
+    |-- NotIdle              an app under test does not come to rest
     |-- AgentEnded           an agent's loop ended although its stream goes on
+    |-- AgentFailed          a record failed for good, and the agent's on_error says stop
     `-- JobFailed            a run of a job failed                                                  exit 3
 
 What names no exit code has that of `Error`, 1.
@@ -24,6 +29,14 @@ class DeclarationError(UsageError):
 
 class AppNotFound(NotFound):
     """There is no app where one was looked for."""
+
+
+class IdentityUnclear(UsageError):
+    """The state knows agents, jobs or partitions by what the app does not declare any more."""
+
+
+class SchemaChanged(UsageError):
+    """A topic or table holds what cannot be read as the type that is declared now."""
 
 
 class DecodeError(Error):
@@ -46,8 +59,20 @@ class StaleTask(Error):
     """Code whose record is finished, or whose effects were discarded, sends or touches a table."""
 
 
+class AppIsOpen(UsageError):
+    """An app that is in use is to be tested."""
+
+
+class NotIdle(Error, TimeoutError):
+    """An app under test does not come to rest."""
+
+
 class AgentEnded(Error):
     """An agent's loop ended although its stream goes on."""
+
+
+class AgentFailed(Error):
+    """A record failed for good, and its agent's `on_error` says stop."""
 
 
 class JobFailed(Error):

@@ -6,14 +6,17 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from framework.app import App
 from framework.batch import Batch
+from framework.clock import sleep, timer_of
 from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
 from framework.errors import DecodeError, JobFailed, StaleTask
+from framework.full_disk import Outage
 from framework.job import Job, RunRow, run_id
 from framework.log import Cursor, Partition, Range, StoredRecord
 from framework.state import rows
@@ -31,6 +34,8 @@ class JobRunner:
         """*store* is `Shards.of_jobs()`."""
         self._app, self._store = app, store
         self.running: set[str] = set()
+        self._next_fires: dict[str, datetime] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
 
     # Asking.
 
@@ -48,28 +53,52 @@ class JobRunner:
                 committed = self._store.offset(job.name, info, number)
                 yield partition, partition.log_start if committed is None else committed
 
+    def unfinished(self) -> list[str]:
+        """The jobs that are running or due."""
+        now = self._now()
+        due = [name for name in self._app.jobs if self._next_fires.get(name, now) <= now]
+        return [*self.running, *due]
+
     # Scheduling.
 
     async def serve(self, job: Job) -> None:
-        """Finish what was interrupted, then run *job* whenever it is due; until cancelled."""
+        """Finish what was interrupted, then run *job* whenever it is due; until cancelled.
+
+        Raises:
+            StateFailed: The disk fails.
+        """
+        outage: Outage | None = None
         while True:
             try:
                 for row in self.history(job):
-                    if row.state == "running":
+                    if row.state == "running" and row.id not in self.running:
                         await self.execute(job, row)
                 due = self._due(job)
                 if due is not None:
                     await self.run(job, due, trigger="schedule")
                     continue
+                if outage is not None:
+                    outage.over()
+                    outage = None
+                self._next_fires[job.name] = job.schedule.next_after(self._last_fire(job))
+                await self._sleep_until(self._next_fires[job.name])
             except JobFailed as error:
                 logger.error("%s", error)
-                continue
-            await self._sleep_until(job.schedule.next_after(self._last_fire(job)))
+            except StateFailed as error:
+                # The run goes on behind its last chunk, when the disk takes commits again.
+                outage = outage or Outage(self._store, asyncio.Event())
+                await outage.wait(error)
+                await asyncio.to_thread(self._reopen)
+
+    def _reopen(self) -> None:
+        with self._store.lock, suppress(StateFailed):  # It fails the next commit, then.
+            if self._store.failure is not None:  # Or another job has done it.
+                self._store.reopen()
 
     async def _sleep_until(self, when: datetime) -> None:
         # In short hops by the wall clock, because the machine may sleep or the clock be set.
         seconds = when.timestamp() - self._app.clock.now_ms() / 1000
-        await asyncio.sleep(min(max(seconds, 0.0), IDLE_POLL_S))
+        await sleep(timer_of(self._app.clock), min(max(seconds, 0.0), IDLE_POLL_S))
 
     def _due(self, job: Job) -> datetime | None:
         """The newest fire that has come and was not run; older ones are covered by it."""
@@ -96,10 +125,12 @@ class JobRunner:
         Raises:
             JobFailed: The handler raised; what its chunks committed stays, the rest is for the next run.
         """
-        row = self.plan(job, nominal, trigger=trigger)
-        if row.state != "empty":
-            await self.execute(job, row)
-        return row
+        # One after the other, for the next one's plan begins where this one's ends.
+        async with self._turns.setdefault(job.name, asyncio.Lock()):
+            row = self.plan(job, nominal, trigger=trigger)
+            if row.state != "empty":
+                await self.execute(job, row)
+            return row
 
     def plan(self, job: Job, nominal: datetime, *, trigger: str) -> RunRow:
         """Write down which offsets the run is to read."""
@@ -128,7 +159,7 @@ class JobRunner:
             trigger=trigger,
         )
         if state == "empty":
-            row.ended = now
+            row.attempt, row.ended = 1, now  # Which had nothing to do.
         changes = [row.change()]
         if trigger == "schedule":
             changes.append((rows.meta_key(f"job {job.name}"), rows.pack_u64(int(nominal.timestamp()))))
@@ -174,7 +205,8 @@ class Execution:
         info = app.topic_info(job.source)
         self._app, self._store, self._job, self._row, self._info = app, store, job, row, info
         self._effects = Effects(job.name, store, 0, 0)
-        self._effects.now_ms = app.clock.now_ms
+        self._effects.now_ms = self._effects.time.latest_ms = app.clock.now_ms
+        self._effects.time.kept = job.source.keeps_time
         self._dead_letters = app.dead_letters(job.name, job.source)
         ranges = [Range(app.log.partition(info, number), at, end) for number, _, end, at in row.plan]
         self._cursor = Cursor(app.log.reader, ranges)

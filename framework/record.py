@@ -43,6 +43,11 @@ class Record(Generic[V, K]):
         return self._value
 
     @property
+    def is_tombstone(self) -> bool:
+        """Whether it has no value, which is something else than a JSON null."""
+        return self._stored.value is None
+
+    @property
     def timestamp(self) -> datetime:
         """When it happened, as its producer said; UTC, to the millisecond."""
         return EPOCH + timedelta(milliseconds=self._stored.timestamp)

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from framework.errors import DeclarationError, DecodeError, EncodeError
 
@@ -18,6 +19,11 @@ SERDE_ERRORS = (ValueError, TypeError)
 
 class Serde(Generic[V]):
     """How values of one type are stored."""
+
+    value_type: Any = Any
+    """What `serde_of` was given."""
+    upgrades = False
+    """Whether `upgrading` has had a say."""
 
     def __init__(
         self,
@@ -81,6 +87,50 @@ def serde_of(value_type: Any) -> Serde[Any]:
     Raises:
         DeclarationError: Pydantic cannot validate the type.
     """
+    serde = _serde_of(value_type)
+    serde.value_type = value_type
+    return serde
+
+
+def upgrading(serde: Serde[Any], upgrade: Callable[[Any], Any] | None, what: str) -> Serde[Any]:
+    """*serde*, which for *what* gives JSON that is no value of its type to *upgrade*, and reads what that returns.
+
+    Values that can be read as they are never come to *upgrade*. What it raises counts as undecodable.
+
+    Raises:
+        DeclarationError: The type accepts anything, so there would be nothing to upgrade.
+    """
+    if upgrade is None:
+        return serde
+    if serde.value_type in (Any, object, bytes, str):
+        raise DeclarationError(
+            f"{what} has upgrade=, but stores {serde.name}, as which everything can be read: give it a type, "
+            "such as a pydantic model"
+        )
+    upgraded: Serde[Any] = Serde(serde.name, serde.dump, _parse_upgraded(serde.parse, upgrade))
+    upgraded.value_type, upgraded.upgrades = serde.value_type, True
+    return upgraded
+
+
+def _parse_upgraded(parse: Callable[[Any], Any], upgrade: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def parse_upgraded(data: Any) -> Any:
+        try:
+            return parse(data)
+        except SERDE_ERRORS:
+            stored = orjson.loads(data)
+        try:
+            upgraded = to_json(upgrade(stored))
+        except Exception as error:  # whatever a user's function raises, or returns that is no JSON
+            raise ValueError(f"upgrade failed: {type(error).__name__}: {error}") from error
+        try:
+            return parse(upgraded)
+        except SERDE_ERRORS as error:
+            raise ValueError(f"what upgrade returned is none either: {_reason(error)}") from error
+
+    return parse_upgraded
+
+
+def _serde_of(value_type: Any) -> Serde[Any]:
     if value_type is Any or value_type is object:
         return Serde("JSON", orjson.dumps, orjson.loads, numbers=(int, float, bool, type(None)))
     if value_type is bytes:

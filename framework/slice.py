@@ -21,12 +21,13 @@ class Slice:
         self._buffer, self._indexes, self.whole = buffer, indexes, whole
         self._items: list[Any]
         if whole:
-            self._items = [buffer.record(index) for index in indexes]
+            self._items = buffer.records(indexes)
         elif isinstance(indexes, range):
             self._items = buffer.values[indexes.start : indexes.stop]
         else:
             self._items = [buffer.values[index] for index in indexes]
         self.iterator = iter(self._items)
+        self._latest_ms = self._looked_at = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -45,6 +46,20 @@ class Slice:
     def offset(self) -> int:
         """The offset of `record`."""
         return self._buffer.offset(self._in_hand)
+
+    @property
+    def latest_ms(self) -> int:
+        """The greatest timestamp of the records taken so far, 0 before the first.
+
+        Tombstones that the agent does not see do not count: whether they are in a slice depends on what came before.
+        """
+        taken = len(self._items) - length_hint(self.iterator)
+        for index in self._indexes[self._looked_at : taken]:
+            record = self._buffer.record(index)
+            if (self.whole or record.value is not None) and record.timestamp > self._latest_ms:
+                self._latest_ms = record.timestamp
+        self._looked_at = max(self._looked_at, taken)
+        return self._latest_ms
 
     def cut(self) -> int | None:
         """Let nothing follow the record that was taken last; the offset of what would have, None if nothing."""

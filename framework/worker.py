@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from framework.agent import Agent
 from framework.app import App
+from framework.assignment import AnyTask, Assignment
+from framework.checkpointing import make_checkpoints
+from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
-from framework.fetch import Fetch
+from framework.identity import settle
 from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
+from framework.repartition import trim
 from framework.state.database import Database
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
-from framework.task import Task
+from framework.status import FILE as STATUS_FILE
+from framework.status import INTERVAL_S as STATUS_INTERVAL_S
+from framework.status import Observer
 
+ACCEPT_VARIABLE = "FRAMEWORK_ACCEPT_SCHEMA"
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
 DANGLING_POLL_S = 0.05
@@ -49,19 +57,31 @@ class Worker:
         app: App,
         *,
         wait_s: float = 0.0,
+        accept_schema: Sequence[str] = (),
         stop_timeout_s: float = STOP_TIMEOUT_S,
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
+        may_be_empty: bool = False,
     ) -> None:
-        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end."""
+        """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
+
+        *may_be_empty*: run even if the app declares neither agents nor jobs. *accept_schema* names topics and tables,
+        or "all", of which older values need not be readable any more; else FRAMEWORK_ACCEPT_SCHEMA does.
+        """
         self.app = app
-        self.tasks: list[Task] = []
+        self.tasks: list[AnyTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
-        self._random, self._open_database = random, open_database
+        self._random, self._open_database, self._may_be_empty = random, open_database, may_be_empty
+        self._accept_schema = accept_schema or os.environ.get(ACCEPT_VARIABLE, "").split()
         self._commits: dict[Store, CommitLoop] = {}
-        self._jobs: JobRunner | None = None
+        self.jobs: JobRunner | None = None
+        self.retention_due_s = 0.0
+        """When the log is looked through next, by the timer of the app's clock."""
+        self._services_running: list[asyncio.Task[None]] = []
+        self._killed = False
         self._stop = asyncio.Event()
         self._ended: Progress | None = None
+        self._agents: list[asyncio.Task[None]] = []
         self._dangling: dict[int, int] = {}
 
     # Running.
@@ -71,6 +91,7 @@ class Worker:
 
         Raises:
             ShardBusy: Another worker runs on this directory.
+            IdentityUnclear, SchemaChanged: The state is not that of what the app declares.
             StateFailed, StateBehind, StateAhead, Damaged: The data cannot be used, or no longer.
             AgentEnded: An agent left its loop.
         """
@@ -85,6 +106,16 @@ class Worker:
         """Finish what is in hand, commit, and end `run`; may be called from a signal handler of the loop."""
         self._stop.set()
 
+    def kill(self) -> None:
+        """End `run` as if the process had been killed at this moment: nothing more is committed."""
+        self._killed = True
+        for task in self.tasks:
+            task.stop()  # For code that goes on when it is cancelled.
+            task.effects.close()
+        for running in [*self._agents, *self._services_running]:
+            running.cancel()
+        self._stop.set()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Worker]:
         """Agents and jobs run beside the body; the first failure of one cancels it and is raised."""
@@ -93,57 +124,55 @@ class Worker:
                 log = await self._open(exits)
                 async with asyncio.TaskGroup() as group:
                     # Each agent's errors are handled in its task; what comes out of one ends the worker.
-                    agents = [group.create_task(task.run(), name=task.name) for task in self.tasks]
+                    def run(task: AnyTask) -> None:
+                        self._agents.append(group.create_task(task.run(), name=task.name))
+
+                    self._assignment.run = run
+                    for task in self.tasks:
+                        run(task)
                     services = [group.create_task(coroutine) for coroutine in self._services(log, exits)]
+                    self._services_running = services
                     try:
                         yield self
                     finally:
-                        await self._finish(agents)
-                        for service in services:
-                            service.cancel()
+                        if not self._killed:
+                            await self._finish()
+                        for running in [*self._agents, *services]:
+                            running.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
 
     async def _open(self, exits: AsyncExitStack) -> Log:
         app = self.app
-        if not app.agents and not app.jobs:
+        if not app.agents and not app.jobs and not self._may_be_empty:
             raise DeclarationError(f"app {app.name!r} declares no agents and no jobs: there is nothing to run")
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
+        exits.callback(self._close_readers)
         exits.callback(self._remember_progress)
         shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
         shards.own_all(self._wait_s)
+        app.own_shards(shards)
+        exits.callback(app.own_shards, None)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
+        settle(app, shards, self._accept_schema)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
+        self._make_checkpoints = partial(make_checkpoints, log, shards, executor, keep=app.snapshots)
+        self._assignment = Assignment(app, log, shards, executor, self.tasks, self._commits)
         for agent in app.agents.values():
-            self._add_tasks(agent, log, shards, executor)
+            for number in range(app.topic_info(agent.source).partitions):
+                self._assignment.add(agent, number)
         for store in shards.open_stores():
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
         if app.jobs:
-            self._jobs = JobRunner(app, shards.of_jobs())
+            self.jobs = JobRunner(app, shards.of_jobs())
         await exits.enter_async_context(app.living())
         return log
-
-    def _add_tasks(self, agent: Agent[object, object], log: Log, shards: Shards, executor: ThreadPoolExecutor) -> None:
-        info = self.app.topic_info(agent.source)
-        dead_letters = self.app.dead_letters(agent.name, agent.source)
-        for number in range(info.partitions):
-            partition, store = log.partition(info, number), shards.of_partition(number)
-            committed = store.offset(agent.name, info, number)
-            offset = log.offset_of(partition, agent.start) if committed is None else committed
-            loop = self._commits.get(store)
-            if loop is None:
-                loop = self._commits[store] = CommitLoop(store, executor)
-            fetch = Fetch(log.reader(partition, offset))
-            is_new, now_ms = committed is None, self.app.clock.now_ms
-            task = Task(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms)
-            loop.tasks.append(task)
-            self.tasks.append(task)
 
     def _services(self, log: Log, exits: AsyncExitStack) -> list:  # type: ignore[type-arg]
         services = [loop.run() for loop in self._commits.values()]
@@ -152,9 +181,10 @@ class Worker:
         exits.callback(doorbell.close)
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
-        services += [self._hold(), self._retain(log)]
-        if self._jobs is not None:
-            services += [self._jobs.serve(job) for job in self.app.jobs.values()]
+        services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
+        services.append(self._make_checkpoints())
+        if self.jobs is not None:
+            services += [self.jobs.serve(job) for job in self.app.jobs.values()]
         return services
 
     async def _listen(self, doorbell: Doorbell) -> None:
@@ -194,21 +224,40 @@ class Worker:
     def publish_holds(self) -> None:
         """Tell retention, in all processes, up to where agents and jobs have read each partition."""
         holds: dict[Partition, int] = {}
-        positions = [(task.fetch.partition, task.durable) for task in self.tasks]
-        for partition, offset in [*positions, *(self._jobs.positions() if self._jobs is not None else ())]:
+        positions = [(task.fetch.partition, self._position(task)) for task in self.tasks]
+        for partition, offset in [*positions, *(self.jobs.positions() if self.jobs is not None else ())]:
             holds[partition] = min(holds.get(partition, offset), offset)
         for partition, offset in holds.items():
             partition.set_hold(offset)
 
+    def _position(self, task: AnyTask) -> int:
+        held = None if task.begun else self.app.log.shared.hold(task.fetch.partition.slot)
+        # Its loop has not begun: a stage of it may have come less far than it would begin.
+        return task.durable if held is None else min(task.durable, held)
+
     async def _hold(self) -> None:
         while True:
             self.publish_holds()
+            await trim(self.tasks)
             await asyncio.sleep(HOLD_INTERVAL_S)
 
-    async def _retain(self, log: Log) -> None:
+    async def _observe(self, log: Log, exits: AsyncExitStack) -> None:
+        """Write down what the tasks are doing, for other processes."""
+        observer = Observer(self.tasks, log.path / STATUS_FILE)
+        exits.callback(observer.remove)
+        while True:
+            try:
+                observer.write()
+            except OSError as error:
+                logger.debug("%s cannot be written: %s", STATUS_FILE, error)
+            await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def _retain(self, log: Log, timer: Timer) -> None:
         """Remove what retention does not keep, also of topics to which nothing is appended any more."""
         while True:
-            await asyncio.sleep(RETENTION_INTERVAL_S)
+            self.retention_due_s = timer.time() + RETENTION_INTERVAL_S
+            await sleep(timer, RETENTION_INTERVAL_S)
+            self.publish_holds()
             try:
                 await asyncio.to_thread(log.retain)
             except (Error, OSError) as error:
@@ -226,16 +275,23 @@ class Worker:
         """Whether everything in the log has been handled and committed."""
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
-            and not any(loop.busy for loop in self._commits.values())
-            and not (self._jobs is not None and self._jobs.running)
+            and not self.committing
+            and not (self.jobs is not None and self.jobs.running)
         )
 
-    async def _finish(self, agents: list[asyncio.Task[None]]) -> None:
+    @property
+    def committing(self) -> bool:
+        """Whether a commit is being written."""
+        return any(loop.busy for loop in self._commits.values())
+
+    async def _finish(self) -> None:
         """Let every agent finish the record in hand, then commit."""
+        for loop in self._commits.values():
+            loop.give_up.set()
         for task in self.tasks:
             task.stop()
-        if agents:
-            _, late = await asyncio.wait(agents, timeout=self._stop_timeout_s)
+        if self._agents:
+            _, late = await asyncio.wait(self._agents, timeout=self._stop_timeout_s)
             for agent in late:
                 logger.warning(
                     "%s did not finish its record in %g s and is cancelled",
@@ -254,11 +310,15 @@ class Worker:
             return self._ended
         lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks)
         handled = sum(task.handled for task in self.tasks)
-        return Progress(handled, lag, len(self._jobs.running) if self._jobs else 0)
+        return Progress(handled, lag, len(self.jobs.running) if self.jobs else 0)
 
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""
         self._ended = self.progress
+
+    def _close_readers(self) -> None:
+        for task in self.tasks:
+            task.fetch.close()
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

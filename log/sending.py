@@ -173,6 +173,20 @@ class Producer:
         if self._failure is not None:
             raise self._failure
 
+    def abandon(self) -> None:
+        """Take no more, and lose what is not handed to the log, as a killed process does; who waits for it is told."""
+        with self._guard:
+            self._closed = True
+            buffers, self._buffers = self._buffers, {}
+        for buffer in buffers.values():
+            buffer.done.set_exception(LogClosed("the producer was abandoned before it sent the record"))
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether everything that was sent has been acknowledged, or has failed."""
+        with self._guard:
+            return not self._buffers and not self._unacknowledged
+
     def _schedule(self) -> None:
         """Have `flush` called soon."""
         self._scheduled = True

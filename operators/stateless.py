@@ -11,7 +11,8 @@ has been handled: an exception always belongs to the record that was taken last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 Step = Callable[[Iterator[Any]], Iterator[Any]]
@@ -44,11 +45,38 @@ def flattened(function: Callable[[Any], Iterable[Any]]) -> Step:
     return lambda values: chain.from_iterable(map(function, values))
 
 
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A step that counts from *start* through all slices of one loop, and anew in the next loop."""
+
+    start: int
+
+    def __call__(self, values: Iterator[Any]) -> Iterator[Any]:
+        """Count those of *values* alone."""
+        return self.begin()(values)
+
+    def begin(self) -> Step:
+        """The step for one loop."""
+        numbers = count(self.start)
+        # Not `zip`, which would take a number for the value that does not come at the end of a slice.
+        return mapped(lambda value: (next(numbers), value))
+
+
+def numbered(start: int) -> Step:
+    """Each value with its number, counted from *start*.
+
+    >>> list(numbered(1)(iter(["a", "b"])))
+    [(1, 'a'), (2, 'b')]
+    """
+    return Numbered(start)
+
+
 def fused(steps: Sequence[Step]) -> Step:
-    """One step that does *steps* in order."""
+    """One step that does *steps* in order, for one loop: what counts begins here."""
+    begun = [step.begin() if isinstance(step, Numbered) else step for step in steps]
 
     def run(values: Iterator[Any]) -> Iterator[Any]:
-        for step in steps:
+        for step in begun:
             values = step(values)
         return values
 

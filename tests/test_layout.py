@@ -84,13 +84,13 @@ def test_code_folders_are_flat(name: str) -> None:
 @pytest.mark.slow
 def test_an_archive_without_links_builds_a_whole_wheel(tmp_path: Path) -> None:
     """Some archives, and checkouts on Windows, hold no symbolic links; they must install everything."""
-    checkout, expected = tmp_path / "checkout", {"framework/py.typed"}
+    checkout, expected = tmp_path / "checkout", {"framework/py.typed", "framework_pytest.py"}
     for name in ORDER:
         for path in modules(ROOT / name):
             copy(path, checkout)
             inside = path.relative_to(ROOT)
             expected.add(str(inside if name == "framework" else "framework" / inside))
-    for other in ("framework/py.typed", "pyproject.toml", "README.md", "LICENSE"):
+    for other in ("framework/py.typed", "framework_pytest.py", "pyproject.toml", "README.md", "LICENSE"):
         copy(ROOT / other, checkout)
     python("-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path), str(checkout), cwd=tmp_path)
     [wheel] = tmp_path.glob("*.whl")

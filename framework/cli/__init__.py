@@ -21,6 +21,7 @@ COMMANDS = {
     "worker": "framework.cli.worker:worker",
     "topics": "framework.cli.topics:topics",
     "agents": "framework.cli.agents:agents",
+    "dlq": "framework.cli.dlq:dlq",
     "tables": "framework.cli.tables:tables",
     "jobs": "framework.cli.jobs:jobs",
     "verify": "framework.cli.verify:verify",

@@ -1,4 +1,4 @@
-"""`framework agents`: how far each has come."""
+"""`framework agents`: how far each has come, and what it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from framework.cli.naming import forget, rename
 from framework.cli.options import directory_options, json_option
+from framework.cli.rewind import checkpoints, reset, rewind
+from framework.cli.show import show
 
 if TYPE_CHECKING:
     from framework.agent import Agent
@@ -19,7 +22,11 @@ COLUMNS = ("agent", "topic", "partition", "committed", "end", "lag")
 
 @click.group()
 def agents() -> None:
-    """See how far the agents have come."""
+    """See how far the agents have come and what they are doing; take them back, rename and forget them."""
+
+
+for command in (show, checkpoints, rewind, reset, rename, forget):
+    agents.add_command(command)
 
 
 @agents.command()
@@ -39,7 +46,7 @@ def ls(name: str | None, app_name: str | None, data: str | None, as_json: bool) 
 
     with reading(app_name, data) as directory:
         found: dict[str, list[dict[str, Any]]] = {}
-        for row in _rows(directory):
+        for row in rows_of(directory):
             found.setdefault(row["agent"], []).append(row)
         if name is not None:
             found = {name: known("agent", name, found, f"in {directory.path}")}
@@ -48,7 +55,7 @@ def ls(name: str | None, app_name: str | None, data: str | None, as_json: bool) 
             click.echo(f"no agents in {directory.path}", err=True)
 
 
-def _rows(directory: Directory) -> Iterator[dict[str, Any]]:
+def rows_of(directory: Directory) -> Iterator[dict[str, Any]]:
     """What the state knows and what the app declares, each partition of an agent once."""
     infos = {info.id: info for info in directory.log.topics().values()}
     committed: dict[tuple[str, str], dict[int, int]] = {}

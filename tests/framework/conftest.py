@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from framework import App, Record, Table, Topic
+from framework import App, Record, Retry, Table, Topic
 from framework.worker import Worker
 
 LIMIT_S = 10.0
 """When a worker that does not become idle fails its test."""
+
+AT_ONCE = Retry(wait=timedelta(0), outage_after=0)
+"""Tried again without waiting, whatever else has failed."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Shop:
 
     def app(self, name: str = "shop", **options: Any) -> App:
         """A new app on the directory, as after a restart."""
-        return App(name, data=self.data, **options)
+        return App(name, data=self.data, **{"on_error": AT_ONCE} | options)
 
     def send(self, topic: Topic[Any, Any], values: Iterable[Any], **options: Any) -> None:
         """Send *values*; they are durable when it returns."""

@@ -321,7 +321,6 @@ async def test_an_agent_that_fails_before_its_first_record_ends_the_worker_with_
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No record is to blame, so none becomes a dead letter."""
-    monkeypatch.setattr("framework.task.RETRY_WAIT_S", 0.0001)
     app, starts = shop.app(), list[int]()
     numbers = app.topic("numbers", int)
 
@@ -340,7 +339,6 @@ async def test_an_agent_that_fails_before_its_first_record_ends_the_worker_with_
 async def test_an_agent_that_begins_at_the_second_attempt_loses_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("framework.task.RETRY_WAIT_S", 0.0001)
     app, starts, seen = shop.app(), list[int](), list[int]()
     numbers = app.topic("numbers", int)
 
