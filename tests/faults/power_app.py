@@ -1,7 +1,7 @@
 """What `test_power_commit.py` runs while the power is cut: an app, its worker, somebody who sends, and the judge.
 
 Worker and sender are processes of their own. The sender says `acknowledged <first> <count>` of the numbers that the log
-has taken for good, the worker `working`, once.
+has taken for good, the worker `committed` after each commit.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 from framework import Ack, App, Stream
 from framework.state import database
+from framework.state.store import Commit, Store
 from framework.worker import Worker
 from tests.faults.log_load import say
 from tests.faults.log_stream import Violation
 
 TIMEOUT = timedelta(minutes=1)
 KEYS, PARTITIONS = 23, 4
-SEGMENT_BYTES = 1 << 16
+SMALL_SEGMENTS = {"segment.bytes": 1 << 16}
 FIRST = 3000
 """How many numbers are there before anybody works."""
 RUN = 1_000_000
@@ -35,8 +36,8 @@ SMALL_BUFFER_BYTES = 1 << 16
 def build(data: Path) -> App:
     """A sum by key in a table, and for every number an output with the sum it made."""
     app = App("power", data=data, snapshots=0)
-    numbers = app.topic("numbers", int, key=key, partitions=PARTITIONS, segment_bytes=SEGMENT_BYTES)
-    out = app.topic("out", dict, key=lambda made: key(made["number"]), partitions=2, segment_bytes=SEGMENT_BYTES)
+    numbers = app.topic("numbers", int, key=key, partitions=PARTITIONS, config=SMALL_SEGMENTS)
+    out = app.topic("out", dict, key=lambda made: key(made["number"]), partitions=2, config=SMALL_SEGMENTS)
     sums = app.table("sums", int)
 
     @app.agent(numbers)
@@ -61,12 +62,20 @@ def fill(data: Path) -> None:
 
 
 def work(data: Path, *, small: bool, synced: bool) -> None:
-    """Work until killed; *small*: with a small buffer; not *synced*: the state is never synced, as if forgotten."""
+    """Work until killed; *small*: with a small buffer; not *synced*: no commit is ever synced, as if forgotten."""
     if small:
         database.WRITE_BUFFER_BYTES = SMALL_BUFFER_BYTES
-    if not synced:
-        database.Database.sync = lambda self: None  # type: ignore[method-assign]
-    asyncio.run(Worker(build(data)).run(started=lambda: say("working")))
+
+    def commit(self: Store, commit: Commit) -> None:
+        whole(self, commit)
+        say("committed")
+
+    def started() -> None:
+        if not synced:
+            database.Database.sync = lambda self: None  # type: ignore[method-assign]
+
+    whole, Store.commit = Store.commit, commit  # type: ignore[method-assign]
+    asyncio.run(Worker(build(data)).run(started=started))
 
 
 def produce(data: Path, run: int, seed: int) -> None:

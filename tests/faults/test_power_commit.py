@@ -26,7 +26,7 @@ from tests.faults.log_stream import Violation
 from tests.faults.loop_image import Mount, copy_image, loop_devices, make_image, why_not
 
 MOUNTS = {"ordered": "", "writeback": "data=writeback", "no delayed allocation": "nodelalloc"}
-ROUNDS, CUTS = (4, 5) if TORTURE else (1, 2)
+ROUNDS, CUTS = (4, 5) if TORTURE else (2, 2)
 """How often worker and sender are started on each kind of mount, and how often the power is cut while they run."""
 WORK = """
 from tests.faults.power_app import work
@@ -87,14 +87,17 @@ class Disk:
         """The copies of one round, and how many lines had been heard by then."""
         copies = []
         with ExitStack() as stack:
-            small = self.chance.random() < 0.5
+            # The power may go for the first time while the worker makes or opens its databases.
+            small, early = self.chance.random() < 0.5, self.chance.random() < 0.5
             worker = Talking(self.lines, WORK, data, small, self.synced)
             stack.callback(worker.close)
-            worker.hear()
             sender = Talking(self.lines, PRODUCE, data, number, self.seed)
             stack.callback(sender.close)
             for cut in range(cuts):
-                for _ in range(self.chance.randrange(1, 60)):
+                for _ in range(0 if early and not cut else self.chance.randrange(1, 6)):
+                    worker.hear()
+                sender.hear_all_said()
+                for _ in range(self.chance.randrange(1, 30)):
                     sender.hear()
                 self._write_back(data)
                 worker.stop()
@@ -149,7 +152,7 @@ def test_a_worker_whose_power_is_cut_loses_and_doubles_nothing(
     disk.run(ROUNDS, CUTS)
     assert not loop_devices(disk.image)
     assert len(disk.found) == ROUNDS * CUTS
-    assert all(records > power_app.FIRST for _, records in disk.found)
+    assert any(0 < made < records for made, records in disk.found)
     report(f"{options}: outputs on the disk when the power went, and records in the end: {disk.found}")
 
 
@@ -158,5 +161,5 @@ def test_without_the_sync_of_a_commit_the_cut_is_found(
 ) -> None:
     """Outputs are in the log, and the state that sent them is not: so the cuts are real, and the judge sees it."""
     with pytest.raises(Violation) as caught:
-        Disk(directory, "", seed, monkeypatch, synced=False).run(1, 2)
+        Disk(directory, "", seed, monkeypatch, synced=False).run(1, 3)
     report(f"without the sync of a commit: {str(caught.value).splitlines()[0]}")
