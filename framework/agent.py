@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Generic, Protocol, overload
+from typing import Any, Generic, Literal, Protocol, overload
 
 from typing_extensions import TypeVar
 
@@ -15,7 +15,8 @@ from framework.log import At
 from framework.log.ack import Ack
 from framework.record import Record
 from framework.retry import Retry
-from framework.stream import Source, Stream, decoding
+from framework.source import Source
+from framework.stream import Stream, decoding
 from framework.topic import UNSET, Topic, Unset
 
 V = TypeVar("V")
@@ -24,6 +25,7 @@ R = TypeVar("R")
 O = TypeVar("O", default=Any)  # noqa: E741  # the stub's name for an agent's output
 
 Run = Callable[[Source], Awaitable[None]]
+OnGap = Literal["fail", "earliest"]
 
 
 class Agent(Generic[V, O]):
@@ -42,6 +44,7 @@ class Agent(Generic[V, O]):
         timeout: timedelta | None = None,
         concurrency: int = 1,
         as_records: bool = False,
+        on_gap: OnGap = "fail",
     ) -> None:
         """Use `App.agent`. *run* consumes a source until it ends; *as_records* is whether *function* takes `Record`s.
 
@@ -49,7 +52,7 @@ class Agent(Generic[V, O]):
             DeclarationError: *timeout* is not positive, or is given to a function that cannot be interrupted.
         """
         self.name, self.source, self.function, self.run = name, source, function, run
-        self.sink, self.start, self.on_error = sink, start, on_error or Retry()
+        self.sink, self.start, self.on_gap, self.on_error = sink, start, on_gap, on_error or Retry()
         self.timeout_s = None if timeout is None else timeout.total_seconds()
         if timeout is not None and timeout <= timedelta(0):
             raise DeclarationError(f"agent {name!r}: timeout is {timeout}, it must be positive")

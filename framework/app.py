@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from framework.committed import CommittedTable
-from framework.dead_letter import MAX_HEADERS_BYTES, SUFFIX
+from framework.dead_letter import MAX_HEADERS_BYTES
 from framework.declare import Declarations
 from framework.log import Clock, Log, SystemClock, TopicInfo
-from framework.log.errors import TopicExists, UnknownTopic
+from framework.log.errors import InvalidSetting, TopicExists, UnknownTopic
 from framework.log.sending import Producer
 from framework.log.settings import RANGES
+from framework.replay import DEAD_LETTERS
 from framework.retry import Retry
+from framework.state.shards import Shards
 from framework.state.view import StateView
 from framework.table import Table
 from framework.topic import Durability, Topic
@@ -48,18 +50,23 @@ class App(Declarations):
         batch_bytes: int = 256 << 10,
         on_error: Retry | None = None,
         clock: Clock | None = None,
+        snapshots: int = 24,
     ) -> None:
         """*data* is the data directory (FRAMEWORK_DATA and the command line go before it; default `./data`).
 
         *lifespan* wraps the time the app is open; what it needs to share it puts into `state`. *partitions* is how
         many a topic has that does not say, *durability* when a send to it is acknowledged. What is sent outside agents
         waits *linger* for company, or until a batch has *batch_bytes*; without, no longer than it must. *on_error* is
-        what agents do about a record that fails, if they do not say.
+        what agents do about a record that fails, if they do not say. *snapshots* is how many hourly checkpoints of the
+        state a worker keeps, for `framework agents rewind`; 0 for none.
 
         Raises:
-            InvalidName, InvalidSetting: *name* or *partitions* cannot be.
+            InvalidName, InvalidSetting: *name*, *partitions* or *snapshots* cannot be.
         """
         super().__init__(name, partitions=partitions, durability=durability, on_error=on_error)
+        if snapshots < 0:
+            raise InvalidSetting(f"snapshots is {snapshots}, it must be 0 for none, or how many are kept")
+        self.snapshots = snapshots
         self.state: Any = SimpleNamespace()
         self.clock = clock or SystemClock()
         self.lifespan = lifespan
@@ -105,7 +112,7 @@ class App(Declarations):
             NoDataDirectory: There is none, and *create* is false.
         """
         if self._log is None:
-            self._log = log or Log(Path(self.place or data or self.data), create=create, clock=self.clock)
+            self._log = log or Log(Path(data or self.data), create=create, clock=self.clock)
             atexit.register(self.close)
         return self._log
 
@@ -241,7 +248,7 @@ class App(Declarations):
 
     def dead_letters(self, name: str, source: Topic[Any, Any]) -> Topic[Any, Any]:
         """The dead-letter topic of the agent or job *name*, with the partitions of *source*."""
-        called = f"{self.name}.{name}{SUFFIX}"
+        called = f"{self.name}.{name}{DEAD_LETTERS}"
         info = self.topic_info(source)
         known = self.topics.get(called)
         if known is None:
@@ -260,9 +267,21 @@ class App(Declarations):
 
     def committed(self, table: Table[Any, Any]) -> CommittedTable:
         """The committed rows of *table*, as everybody but its agent sees them."""
+        view, partitions = self._state_view(), table.partitions
+        owner = None if partitions is not None or view.own is None else view.own.owner_of(table.name)
+        if owner in self.agents:
+            partitions = self.topic_info(self.agents[owner].source).partitions
+        return CommittedTable(view, table, partitions)
+
+    def own_shards(self, shards: Shards | None) -> None:
+        """*shards* are open in this process, so that what they hold is read there; with None, no longer."""
+        if shards is not None or self._view is not None:
+            self._state_view().own = shards
+
+    def _state_view(self) -> StateView:
         if self._view is None:
             self._view = StateView(self.log)
-        return CommittedTable(self._view, self.log, table)
+        return self._view
 
     def __repr__(self) -> str:
         return f"<App {self.name!r}>"

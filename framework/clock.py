@@ -145,10 +145,13 @@ class Waker:
             if call is not None:
                 call.cancel()
 
-    async def pause(self, seconds: float) -> None:
-        """Return when *seconds* have passed before something is tried again, or when woken."""
+    async def pause(self, seconds: float, *, counts: bool = True) -> None:
+        """Return when *seconds* have passed before something is tried again, or when woken.
+
+        *counts*: until then there is something left to do, for which a test passes the time.
+        """
         self._woken.clear()
-        self.pausing = True
+        self.pausing = counts
         try:
             await self.wait(after(self.timer.time(), seconds))
         finally:

@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import Executor
 from typing import Protocol
 
+from framework.full_disk import commit_in_the_end
 from framework.state.store import Commit, Store
 
 COMMIT_INTERVAL_S = 0.1
@@ -49,6 +50,8 @@ class CommitLoop:
         self.failure: BaseException | None = None
         """Why there are no more commits."""
         self.busy = False
+        self.give_up = asyncio.Event()
+        """Set when the worker is told to stop: then there is no more waiting for a full disk."""
 
     def request(self) -> None:
         """Commit soon."""
@@ -98,7 +101,7 @@ class CommitLoop:
         if commit.changes:
             self.busy = True
             try:
-                await loop.run_in_executor(self._executor, self.store.commit, commit)
+                await commit_in_the_end(self.store, commit, self._executor, self.give_up)
             finally:
                 self.busy = False
             self.commits += 1

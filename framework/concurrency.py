@@ -21,6 +21,7 @@ from framework.fetch import Fetch
 from framework.finished import FinishedEffects, RecordEffects
 from framework.log import StoredRecord
 from framework.record import Record
+from framework.replay import Replay
 from framework.state import rows
 from framework.state.store import Commit
 from framework.status import Counts, Doing
@@ -52,6 +53,7 @@ class ConcurrentTask:
         is_new: bool,
         now_ms: Callable[[], int],
         timer: Timer,
+        replay: Replay | None = None,
     ) -> None:
         """As `Task`; *fetch* stands at the oldest offset that is not finished."""
         self.agent, self.fetch, self._commits = agent, fetch, commits
@@ -60,7 +62,7 @@ class ConcurrentTask:
         self.name = f"{agent.name}[{partition.number}]"
         self.effects = FinishedEffects(agent.name, commits.store, partition.number, partitions)
         self.effects.now_ms, self.effects.on_soft_limit = now_ms, commits.request
-        self._is_new = is_new
+        self._is_new, self._replay = is_new, replay
         self.offset = self.committed = self.durable = fetch.offset
         self._above = set(commits.store.finished(agent.name, partition.topic, partition.number))
         """Finished offsets above `offset`."""
@@ -80,6 +82,8 @@ class ConcurrentTask:
         self.last_error: str | None = None
         self.attempt = 0
         self.stopping = self.idle = False
+        self.begun = True
+        """Whether it is known what it reads."""
         self.wake = Waker(timer)
         self._pauses: set[Waker] = set()
 
@@ -173,6 +177,8 @@ class ConcurrentTask:
         """Call the agent's function; what it raised."""
         effects, loop = RecordEffects(self.effects, record), asyncio.get_running_loop()
         started_s = loop.time()
+        if self._replay is not None and record.offset < self._replay.until:
+            effects.replay = self._replay
         current.set(effects)
         limit = asyncio.timeout(self.agent.timeout_s)
         try:
@@ -347,6 +353,8 @@ class ConcurrentTask:
             self._encode_error = error
             self.wake.set()
             return
+        if self._replay is not None and self._replay.end(commit, self.offset):
+            self._replay = None
         self._above = {offset for offset in self._above if offset >= self.offset}
         self._committed_above = frozenset(self._above)
         partition = self.fetch.partition

@@ -17,7 +17,6 @@ from framework.log import Headers, Partition, StoredRecord
 if TYPE_CHECKING:
     from framework.topic import Topic
 
-SUFFIX = ".dead-letter"
 TRACEBACK_BYTES, ERROR_BYTES = 8192, 2048
 MAX_HEADERS_BYTES = 16 << 10
 """The most that a dead letter is larger than its record: room that its topic has."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
-from framework.agent import Agent, Decorate, DecorateSink, check_concurrency, pipeline_run, run_of, takes
+from framework.agent import Agent, Decorate, DecorateSink, OnGap, check_concurrency, pipeline_run, run_of, takes
 from framework.errors import DeclarationError
+from framework.expiring import ExpiringTable
 from framework.job import DecorateJob, Job
 from framework.log import At
 from framework.log.errors import InvalidName
@@ -18,6 +19,7 @@ from framework.log.settings import check_partitions
 from framework.record import Record
 from framework.retry import Retry
 from framework.schedule import Schedule
+from framework.source_table import SourceTable
 from framework.stream import Stream
 from framework.table import Table
 from framework.topic import Durability, Topic, TopicOptions, overrides_of
@@ -42,6 +44,8 @@ class AgentOptions(TypedDict, total=False):
     """Where it begins when it has no committed offsets; at the beginning unless said."""
     on_error: Retry
     """What becomes of a record that fails; the app's `on_error` unless given."""
+    on_gap: OnGap
+    """If records were removed before it read them: `fail` unless said, or go on at the `earliest` that is kept."""
     concurrency: int
     """How many records of a partition may be in hand at once, those of one key one after the other. Above 1 the
     function is `async def`, called per record, and touches only table rows of its record's key."""
@@ -112,7 +116,14 @@ class Declarations:
         """
         overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
-            self._app, name, value_type, key_type=key_type, key=key, partitions=partitions, overrides=overrides
+            self._app,
+            name,
+            value_type,
+            key_type=key_type,
+            key=key,
+            partitions=partitions,
+            overrides=overrides,
+            upgrade=options.get("upgrade"),
         )
         known = self.topics.get(name)
         if known is not None:
@@ -123,18 +134,84 @@ class Declarations:
         return topic
 
     @overload
-    def table(self, name: str, default: Callable[[], V]) -> Table[V]: ...
+    def table(
+        self,
+        name: str,
+        default: Callable[[], V],
+        *,
+        ttl: timedelta | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> Table[V]: ...
     @overload
-    def table(self, name: str, default: Callable[[], V], *, key_type: type[KX]) -> Table[V, KX]: ...
-    def table(self, name: str, default: Callable[[], Any], *, key_type: Any = str) -> Table[Any, Any]:
+    def table(
+        self,
+        name: str,
+        default: Callable[[], V],
+        *,
+        key_type: type[KX],
+        ttl: timedelta | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> Table[V, KX]: ...
+    @overload
+    def table(self, name: str, *, source: Topic[V, KX], everywhere: bool = False) -> Table[V, KX]: ...
+    def table(
+        self,
+        name: str,
+        default: Callable[[], Any] | None = None,
+        *,
+        key_type: Any = str,
+        ttl: timedelta | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
+        source: Topic[Any, Any] | None = None,
+        everywhere: bool = False,
+    ) -> Table[Any, Any]:
         """Declare a table: a row for each key, *default*() where there is none yet.
 
+        With *ttl* a row that was not written for that long is gone: by the time of the agent that writes the table,
+        the greatest timestamp of the records its task has taken, so that a replay finds the same rows (in a job, by the
+        clock). To read a row is not to write it. Its bytes are removed little by little, with commits that come anyway.
+        *upgrade* makes the JSON of a row that was stored as an older type into one of the present type.
+
+        With *source* the table follows that topic: the last value of each key, until a tombstone deletes it. An
+        agent of the table's name writes it, all others only read; a key without a row is a `KeyError`. An agent
+        reads the rows of its own partition; *everywhere* lets every agent and job read every row, as of
+        the last commit where the row lies.
+
         Raises:
-            DeclarationError: There is one of this name.
+            DeclarationError: There is one of this name, or an agent; or these do not go together.
         """
         self._check_new("table", name)
-        self.tables[name] = Table(self._app, name, default, key_type)
-        return self.tables[name]
+        if source is None:
+            if everywhere:
+                raise DeclarationError(
+                    f"table {name!r} cannot be there everywhere: only one with a source can, because nobody changes "
+                    "its rows in place. Send its rows to a topic, and let another table follow that"
+                )
+            self.tables[name] = self._plain_table(name, default, key_type, ttl, upgrade)
+            return self.tables[name]
+        if default is not None or ttl is not None or upgrade is not None or key_type is not str:
+            raise DeclarationError(
+                f"table {name!r} follows a topic: it has no default, key_type, ttl or upgrade of its own"
+            )
+        self._check_new("agent", name)
+        table = SourceTable(self._app, name, source, everywhere=everywhere)
+        self.tables[name] = table
+        self.agents[name] = Agent(name, source, None, table.follow)
+        return table
+
+    def _plain_table(
+        self,
+        name: str,
+        default: Callable[[], Any] | None,
+        key_type: Any,
+        ttl: timedelta | None,
+        upgrade: Callable[[Any], Any] | None,
+    ) -> Table[Any, Any]:
+        if default is None:
+            raise DeclarationError(f"table {name!r} needs a default, like int or dict, or a source=topic to follow")
+        if ttl is None:
+            return Table(self._app, name, default, key_type, upgrade)
+        return ExpiringTable(self._app, name, default, key_type, ttl, upgrade)
 
     def stream(self, source: Topic[V, KX], *, name: str) -> Stream[V, KX]:
         """Begin a pipeline: operators, then `.to(topic)`; it runs as an agent called *name*."""
@@ -176,6 +253,7 @@ class Declarations:
                 sink=sink,
                 start=options.get("start", "beginning"),
                 on_error=options.get("on_error", self._on_error),
+                on_gap=options.get("on_gap", "fail"),
                 timeout=options.get("timeout"),
                 concurrency=check_concurrency(called, function, options.get("concurrency", 1)),
                 as_records=takes(function) is Record,

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from framework.errors import StaleTask
 from framework.log import Headers, NewRecord, TopicInfo
+from framework.record_time import RecordTime
+from framework.replay import DEAD_LETTERS, Replay
+from framework.state import rows
 from framework.state.errors import OutboxTooLarge
 from framework.state.rows import Change
 from framework.state.store import Commit, Store
-from framework.view import View
 
 if TYPE_CHECKING:
     from framework.table import Table
+    from framework.view import View
 
 SOFT_LIMIT_BYTES = 8 << 20
-HARD_LIMIT_BYTES = 256 << 20
+RECORD_LIMIT_BYTES = 64 << 20
+"""What an agent may send for one record (or one list, with `take`)."""
+RUN_LIMIT_BYTES = 256 << 20
+"""What a job may send for one chunk, or for a run without chunks."""
 
 current: ContextVar[Effects | None] = ContextVar("framework-effects", default=None)
 """The effects of the task that is running, None outside agents and jobs."""
@@ -36,9 +42,13 @@ class Effects:
         self.owner, self.store = owner, store
         self.partition, self.partitions = partition, partitions
         self.views: Views = Views(self)
+        self.time = RecordTime(owner, store, partition)
         self.now_ms: Callable[[], int] = lambda: 0
         self.on_soft_limit: Callable[[], None] = lambda: None
+        self.replay: Replay | None = None
+        """What becomes of sends, if these records have been handled before."""
         self.sent_bytes = 0
+        self._limit_bytes = RECORD_LIMIT_BYTES if partitions else RUN_LIMIT_BYTES
         self._sent: dict[tuple[TopicInfo, int], list[NewRecord]] = {}
 
     def send(
@@ -59,19 +69,18 @@ class Effects:
         """
         if self.views.closed:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
+        if self.replay is not None:
+            redirected = self.replay.target(topic, partition)
+            if redirected is None:
+                return
+            topic, partition = redirected
         size = topic.check_record(key, value, headers)
-        self.sent_bytes += size
-        if self.sent_bytes > HARD_LIMIT_BYTES:
-            raise OutboxTooLarge(
-                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most"
-            )
+        self._count(size)
         target = (topic, partition)
         sent = self._sent.get(target)
         if sent is None:
             sent = self._sent[target] = []
         sent.append(NewRecord(key, value, timestamp, headers))
-        if self.sent_bytes > SOFT_LIMIT_BYTES:
-            self.on_soft_limit()
 
     def send_many(self, topic: TopicInfo, partition: int, records: list[NewRecord], size: int) -> None:
         """Send *records* with the next commit, which take *size* bytes at most and were checked.
@@ -81,24 +90,33 @@ class Effects:
         """
         if self.views.closed:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
+        target: tuple[TopicInfo, int] | None = (topic, partition)
+        if self.replay is not None:
+            target = self.replay.target(topic, partition)
+        if target is not None:
+            self._count(size)
+            self._sent.setdefault(target, []).extend(records)
+
+    def _count(self, size: int) -> None:
         self.sent_bytes += size
-        if self.sent_bytes > HARD_LIMIT_BYTES:
+        if self.sent_bytes > self._limit_bytes:
+            remedy = "send less for one record" if self.partitions else "read the batch in chunks, each is a commit"
             raise OutboxTooLarge(
-                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {HARD_LIMIT_BYTES} is most"
+                f"{self.owner} sent {self.sent_bytes} bytes without a commit, {self._limit_bytes} is most: {remedy}"
             )
-        self._sent.setdefault((topic, partition), []).extend(records)
         if self.sent_bytes > SOFT_LIMIT_BYTES:
             self.on_soft_limit()
 
     @property
     def pending(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._sent) or any(view.touched for view in self.views.values())
+        return bool(self._sent) or any(view.touched or view.sweeping for view in self.views.values())
 
     @property
     def over_soft_limit(self) -> bool:
         """Whether the next record boundary should be committed before the task goes on."""
-        return self.sent_bytes > SOFT_LIMIT_BYTES
+        # While the disk takes no commits, tasks wait there: what they did would only pile up.
+        return self.sent_bytes > SOFT_LIMIT_BYTES or self.store.failure is not None
 
     def take(self, commit: Commit) -> None:
         """Move everything into *commit* and begin anew.
@@ -107,14 +125,23 @@ class Effects:
             EncodeError: A table value cannot be stored; nothing was moved.
             TableOwned: Another agent writes one of the tables; nothing was moved.
         """
-        changes: list[Change] = []
+        changes: list[Change] = self.time.changes()
         for view in self.views.values():
             changes += view.changes()
         self.store.send(commit, self._sent)
         commit.changes += changes
+        if self._sent and self.owner not in self.store.senders:
+            self._note_sender(commit)
         for view in self.views.values():
             view.taken()
+        self.time.taken()
         self._sent, self.sent_bytes = {}, 0
+
+    def _note_sender(self, commit: Commit) -> None:
+        """Rewinding who has sent something has to say what becomes of what it sends again."""
+        if not all(topic.name.endswith(DEAD_LETTERS) for topic, _ in self._sent):
+            commit.changes.append((rows.sender_key(self.owner), b""))
+            self.store.senders.add(self.owner)
 
     def settled(self) -> None:
         """What was taken last is committed."""
@@ -124,8 +151,10 @@ class Effects:
     def renew(self) -> Effects:
         """The effects to go on with for the next records; whoever still holds these ones is refused."""
         fresh = Effects(self.owner, self.store, self.partition, self.partitions)
+        fresh.replay = self.replay
         fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
         fresh.views.update(self.views)
+        fresh.time = self.time
         fresh._sent, fresh.sent_bytes = self._sent, self.sent_bytes
         self.close()
         return fresh
@@ -134,6 +163,7 @@ class Effects:
         """Forget everything uncommitted; returns the effects to go on with, as `renew`."""
         for view in self.views.values():
             view.evict()
+        self.time.discard()
         self._sent, self.sent_bytes = {}, 0
         return self.renew()
 
@@ -164,10 +194,11 @@ class Views(dict["Table[Any, Any]", "View"]):
         return view
 
     def _view(self, table: Table[Any, Any]) -> View:
-        effects = self._effects
-        return View(table, effects.store, effects.owner, effects.partition, effects.partitions)
+        return table.view(self._effects)
 
     def close(self) -> None:
         """Refuse from now on."""
+        for table in self:
+            table.forget(self._effects)
         self.clear()
         self.closed = True

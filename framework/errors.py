@@ -4,6 +4,8 @@
     |-- DeclarationError     an app, agent, table or job is declared in a way that cannot work     exit 2
     |-- BadSchedule          a schedule or time zone cannot be understood (in `schedule`)          exit 2
     |-- AppNotFound          there is no app where one was looked for                              exit 4
+    |-- IdentityUnclear      what the state knows and what the app declares do not go together     exit 2
+    |-- SchemaChanged        what is stored cannot be read as the type that is declared now        exit 2
     |-- DecodeError          the bytes of a record are not a value of the topic's type
     |-- EncodeError          a value cannot be stored in its topic or table
     |-- WrongPartition       a table row is touched from a partition its key does not belong to
@@ -27,6 +29,14 @@ class DeclarationError(UsageError):
 
 class AppNotFound(NotFound):
     """There is no app where one was looked for."""
+
+
+class IdentityUnclear(UsageError):
+    """The state knows agents, jobs or partitions by what the app does not declare any more."""
+
+
+class SchemaChanged(UsageError):
+    """A topic or table holds what cannot be read as the type that is declared now."""
 
 
 class DecodeError(Error):

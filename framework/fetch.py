@@ -8,12 +8,16 @@ headers) is decoded when somebody asks for it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from operator import attrgetter
 
 from framework.log import Fetched, Headers, Partition, Reader, StoredRecord, decode, decode_values
 from framework.log.codec import decode_stamps
 from framework.log.compression import MAX_UNCOMPRESSED_BYTES
+from framework.log.errors import OffsetOutOfRange
 from framework.log.reader import MAX_READ_BYTES
+
+OnGap = Callable[[int, int], None]
 
 
 class Buffer:
@@ -80,18 +84,23 @@ EMPTY = Buffer(Fetched([], 0))
 class Fetch:
     """A reader of one partition with a buffer of at most one read, about `max_read_bytes`."""
 
-    def __init__(self, reader: Reader, *, max_read_bytes: int = MAX_READ_BYTES) -> None:
-        """Begins where *reader* stands."""
+    def __init__(self, reader: Reader, *, max_read_bytes: int = MAX_READ_BYTES, on_gap: OnGap | None = None) -> None:
+        """Begins where *reader* stands.
+
+        Where the next records were removed, *on_gap* is called with the offset and the log start, and reading goes on
+        there; without, that is an error.
+        """
         self.partition: Partition = reader.partition
         self.offset = reader.offset
         """Where the next `take` begins."""
         self.buffer = EMPTY
         self._reader, self._max_read_bytes = reader, max_read_bytes
         self._next = 0
+        self._on_gap, self._gap_end = on_gap, 0
 
     def ready(self, offset: int) -> bool:
         """Whether there are records from *offset* on."""
-        return self.partition.high_watermark > offset
+        return self.partition.high_watermark > max(offset, self._gap_end)
 
     def fill(self) -> bool:
         """Have records buffered, reading if there are none; False at the high watermark.
@@ -102,7 +111,12 @@ class Fetch:
         while self._next >= len(self.buffer.values):
             if not self.ready(self.offset):
                 return False
-            fetched = self._reader.read(self._max_read_bytes)
+            try:
+                fetched = self._reader.read(self._max_read_bytes)
+            except OffsetOutOfRange:
+                if not self._skip_gap():
+                    raise
+                continue
             self.buffer = Buffer(fetched, self.partition.topic.settings.most_uncompressed_bytes)
             # The first batch may begin below the offset; what it has there has been handled.
             self._next = self.buffer.index(self.offset)
@@ -128,6 +142,16 @@ class Fetch:
             return
         self.buffer, self._next = EMPTY, 0
         self._reader.seek(offset)
+
+    def _skip_gap(self) -> bool:
+        """Go on at the log start, if that is allowed and a way out."""
+        start = self.partition.log_start
+        if self._on_gap is None or self.offset >= start:
+            return False
+        self._on_gap(self.offset, start)
+        self._gap_end = start
+        self.back_to(start)
+        return True
 
     def close(self) -> None:
         """Close the reader's file."""

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from framework.effects import Effects, Views
 from framework.errors import WrongPartition
+from framework.expiring import ExpiringTable
 from framework.log import StoredRecord
-from framework.state import rows
+from framework.source_table import SourceTable
 from framework.state.rows import Change
+from framework.table import Table
 from framework.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from framework.state.store import Store
-    from framework.table import Table
 
 
 class FinishedEffects(Effects):
@@ -61,19 +62,17 @@ class FinishedView(View):
             self.touched[key] = data
             self._rows[key] = view.row_of(key)
 
-    def row(self, key: Any, raw: bytes) -> bytes | None:
-        """The bytes stored under *key*, or that would be by a commit now; *raw* is its row in the database."""
+    def value(self, key: Any) -> bytes | None:
+        """The bytes of the value of *key* as a commit now would leave them."""
         if key in self.touched:
             data: bytes | None = self.touched[key]
             return data
-        return self._in_flight[key] if key in self._in_flight else self._store.database.get(raw)
+        return self._read(key)
 
     def changes(self) -> list[Change]:
         """What a commit now would change."""
         changes: list[Change] = [(self._rows[key], data) for key, data in self.touched.items()]
-        if changes and self.table.name not in self._store.owners:
-            changes.append((rows.owner_key(self.table.name), self._owner.encode()))
-        return changes
+        return self._with_owner(changes) if changes else changes
 
     def taken(self) -> None:
         """What `changes` gave is in a commit that is being written."""
@@ -110,7 +109,10 @@ class RecordView(View):
         return super().keys()
 
     def _read(self, key: Any) -> bytes | None:
-        return self._below.row(key, self._row(key)) if self._may_write() else super()._read(key)
+        if not self._may_write():
+            return super()._read(key)
+        self._row(key)  # Is it the record's?
+        return self._below.value(key)
 
     def _row(self, key: Any) -> bytes:
         row = super()._row(key)
@@ -125,6 +127,8 @@ class RecordView(View):
 class _FinishedViews(Views):
     def _view(self, table: Table[Any, Any]) -> View:
         effects = self._effects
+        if isinstance(table, ExpiringTable):
+            raise TypeError(f"table {table.name!r} has a ttl: no agent with concurrency= can use it")
         return FinishedView(table, effects.store, effects.owner, effects.partition, effects.partitions)
 
 
@@ -134,4 +138,6 @@ class _RecordViews(Views):
         self._finished, self._key = finished, key
 
     def _view(self, table: Table[Any, Any]) -> View:
+        if isinstance(table, SourceTable):
+            return table.view(self._effects)
         return RecordView(self._effects, table, self._finished.views[table], self._key)

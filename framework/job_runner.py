@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from framework.clock import sleep, timer_of
 from framework.dead_letter import bury, describe
 from framework.effects import Effects, current
 from framework.errors import DecodeError, JobFailed, StaleTask
+from framework.full_disk import Outage
 from framework.job import Job, RunRow, run_id
 from framework.log import Cursor, Partition, Range, StoredRecord
 from framework.state import rows
@@ -60,21 +62,38 @@ class JobRunner:
     # Scheduling.
 
     async def serve(self, job: Job) -> None:
-        """Finish what was interrupted, then run *job* whenever it is due; until cancelled."""
+        """Finish what was interrupted, then run *job* whenever it is due; until cancelled.
+
+        Raises:
+            StateFailed: The disk fails.
+        """
+        outage: Outage | None = None
         while True:
             try:
                 for row in self.history(job):
-                    if row.state == "running":
+                    if row.state == "running" and row.id not in self.running:
                         await self.execute(job, row)
                 due = self._due(job)
                 if due is not None:
                     await self.run(job, due, trigger="schedule")
                     continue
+                if outage is not None:
+                    outage.over()
+                    outage = None
+                self._next_fires[job.name] = job.schedule.next_after(self._last_fire(job))
+                await self._sleep_until(self._next_fires[job.name])
             except JobFailed as error:
                 logger.error("%s", error)
-                continue
-            self._next_fires[job.name] = job.schedule.next_after(self._last_fire(job))
-            await self._sleep_until(self._next_fires[job.name])
+            except StateFailed as error:
+                # The run goes on behind its last chunk, when the disk takes commits again.
+                outage = outage or Outage(self._store, asyncio.Event())
+                await outage.wait(error)
+                await asyncio.to_thread(self._reopen)
+
+    def _reopen(self) -> None:
+        with self._store.lock, suppress(StateFailed):  # It fails the next commit, then.
+            if self._store.failure is not None:  # Or another job has done it.
+                self._store.reopen()
 
     async def _sleep_until(self, when: datetime) -> None:
         # In short hops by the wall clock, because the machine may sleep or the clock be set.
@@ -186,7 +205,8 @@ class Execution:
         info = app.topic_info(job.source)
         self._app, self._store, self._job, self._row, self._info = app, store, job, row, info
         self._effects = Effects(job.name, store, 0, 0)
-        self._effects.now_ms = app.clock.now_ms
+        self._effects.now_ms = self._effects.time.latest_ms = app.clock.now_ms
+        self._effects.time.kept = job.source.keeps_time
         self._dead_letters = app.dead_letters(job.name, job.source)
         ranges = [Range(app.log.partition(info, number), at, end) for number, _, end, at in row.plan]
         self._cursor = Cursor(app.log.reader, ranges)

@@ -31,7 +31,8 @@ from framework.log.header import HEADER_BYTES
 from framework.log.settings import RANGES
 from framework.retry import Retry
 from framework.returns import UNKNOWN, exact_json
-from framework.stream import Source, Stage, decoding
+from framework.source import Source
+from framework.stream import Stage, decoding
 from framework.topic import KEY_CACHE_ROWS, Topic
 
 if TYPE_CHECKING:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import orjson
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from framework.errors import DeclarationError, DecodeError, EncodeError
 
@@ -19,9 +20,27 @@ SERDE_ERRORS = (ValueError, TypeError)
 class Serde(Generic[V]):
     """How values of one type are stored."""
 
-    def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[Any], Any]) -> None:
-        """*encode* and *decode* raise `SERDE_ERRORS` for what they cannot do."""
-        self.name = name
+    value_type: Any = Any
+    """What `serde_of` was given."""
+    upgrades = False
+    """Whether `upgrading` has had a say."""
+
+    def __init__(
+        self,
+        name: str,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[Any], Any],
+        *,
+        kind: type | None = None,
+        numbers: Collection[type] = (),
+    ) -> None:
+        """*encode* and *decode* raise `SERDE_ERRORS` for what they cannot do; *kind* is given for plain JSON of a type.
+
+        Of *numbers*, the types that JSON writes without a comma, `dump` is what `orjson.dumps` gives, or fails.
+        """
+        self.name, self._numbers = name, frozenset(numbers)
+        self.kind = kind
+        """If given, what `decode` gives is what `orjson.loads` gives, provided that it is of this very type."""
         self.dump, self.parse = encode, decode
         """`encode` and `decode` as they are given, for loops: they raise `SERDE_ERRORS`."""
 
@@ -35,6 +54,19 @@ class Serde(Generic[V]):
             return self.dump(value)
         except SERDE_ERRORS as error:
             raise EncodeError(f"{_short(value)} cannot be stored as {self.name}: {error}") from error
+
+    def dump_all(self, values: Collection[V]) -> list[bytes]:
+        """Each of *values* as `dump` gives it; numbers many times faster than one by one.
+
+        Raises:
+            SERDE_ERRORS: One of them is no value of the type; `dump` says which.
+        """
+        if values and self._numbers.issuperset(map(type, values)):
+            text = orjson.dumps(list(values))
+            # For NaN and the infinities JSON has only this word, which not every type may use.
+            if b"null" not in text or type(None) in self._numbers:
+                return text[1:-1].split(b",")  # There are no commas within numbers.
+        return list(map(self.dump, values))
 
     def decode(self, data: bytes) -> V:
         """The value in *data*.
@@ -55,14 +87,61 @@ def serde_of(value_type: Any) -> Serde[Any]:
     Raises:
         DeclarationError: Pydantic cannot validate the type.
     """
+    serde = _serde_of(value_type)
+    serde.value_type = value_type
+    return serde
+
+
+def upgrading(serde: Serde[Any], upgrade: Callable[[Any], Any] | None, what: str) -> Serde[Any]:
+    """*serde*, which for *what* gives JSON that is no value of its type to *upgrade*, and reads what that returns.
+
+    Values that can be read as they are never come to *upgrade*. What it raises counts as undecodable.
+
+    Raises:
+        DeclarationError: The type accepts anything, so there would be nothing to upgrade.
+    """
+    if upgrade is None:
+        return serde
+    if serde.value_type in (Any, object, bytes, str):
+        raise DeclarationError(
+            f"{what} has upgrade=, but stores {serde.name}, as which everything can be read: give it a type, "
+            "such as a pydantic model"
+        )
+    upgraded: Serde[Any] = Serde(serde.name, serde.dump, _parse_upgraded(serde.parse, upgrade))
+    upgraded.value_type, upgraded.upgrades = serde.value_type, True
+    return upgraded
+
+
+def _parse_upgraded(parse: Callable[[Any], Any], upgrade: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def parse_upgraded(data: Any) -> Any:
+        try:
+            return parse(data)
+        except SERDE_ERRORS:
+            stored = orjson.loads(data)
+        try:
+            upgraded = to_json(upgrade(stored))
+        except Exception as error:  # whatever a user's function raises, or returns that is no JSON
+            raise ValueError(f"upgrade failed: {type(error).__name__}: {error}") from error
+        try:
+            return parse(upgraded)
+        except SERDE_ERRORS as error:
+            raise ValueError(f"what upgrade returned is none either: {_reason(error)}") from error
+
+    return parse_upgraded
+
+
+def _serde_of(value_type: Any) -> Serde[Any]:
     if value_type is Any or value_type is object:
-        return Serde("JSON", orjson.dumps, orjson.loads)
+        return Serde("JSON", orjson.dumps, orjson.loads, numbers=(int, float, bool, type(None)))
     if value_type is bytes:
         return Serde("bytes", _same_bytes, _same_bytes)
     if value_type is str:
         return Serde("str", _encode_str, _decode_str)
     if value_type in (dict, list, int, float, bool):
-        return Serde(value_type.__name__, _dump_typed(value_type), _typed_json(value_type))
+        kind = None if value_type is float else value_type  # Of floats, integers are taken too.
+        numbers = {int: (int,), float: (int, float)}.get(value_type, ())
+        dump, parse = _dump_typed(value_type), _typed_json(value_type)
+        return Serde(value_type.__name__, dump, parse, kind=kind, numbers=numbers)
     if isinstance(value_type, type) and issubclass(value_type, BaseModel):
         return _model_serde(value_type)
     try:

@@ -28,6 +28,7 @@ class Slice:
         else:
             self.items = [buffer.values[index] for index in indexes]
         self.iterator = iter(self.items)
+        self._latest_ms = self._looked_at = 0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -46,6 +47,20 @@ class Slice:
     def offset(self) -> int:
         """The offset of `record`."""
         return self._buffer.offset(self._in_hand)
+
+    @property
+    def latest_ms(self) -> int:
+        """The greatest timestamp of the records taken so far, 0 before the first.
+
+        Tombstones that the agent does not see do not count: whether they are in a slice depends on what came before.
+        """
+        taken = len(self.items) - length_hint(self.iterator)
+        for index in self._indexes[self._looked_at : taken]:
+            record = self._buffer.record(index)
+            if (self.whole or record.value is not None) and record.timestamp > self._latest_ms:
+                self._latest_ms = record.timestamp
+        self._looked_at = max(self._looked_at, taken)
+        return self._latest_ms
 
     def stamps(self) -> tuple[list[int], dict[int, Headers]]:
         """The timestamps of `items`, and the headers of those that have any, by their place in it."""

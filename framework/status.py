@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -71,8 +71,11 @@ class Observed(Protocol):
     """What is known of a task."""
 
     agent: Agent[Any, Any]
-    fetch: Fetch
     handled: int
+
+    @property
+    def fetch(self) -> Fetch:
+        """Where its records come from."""
 
     @property
     def in_hand(self) -> int | None:
@@ -90,14 +93,15 @@ class Observed(Protocol):
 class Observer:
     """Notices for how long each task has been at its record: a look each second costs nothing per record."""
 
-    def __init__(self, tasks: Iterable[Observed], path: Path, now_s: Callable[[], float] = time.time) -> None:
-        """Writes to *path*."""
-        self._tasks, self._path, self._now_s = list(tasks), path, now_s
-        self._seen: list[TaskStatus | None] = [None] * len(self._tasks)
+    def __init__(self, tasks: Sequence[Observed], path: Path, now_s: Callable[[], float] = time.time) -> None:
+        """Writes to *path*; *tasks* may grow."""
+        self._tasks, self._path, self._now_s = tasks, path, now_s
+        self._seen: list[TaskStatus | None] = []
         self._written: list[TaskStatus] | None = None
 
     def look(self) -> list[TaskStatus]:
         """Each task as it is now."""
+        self._seen += [None] * (len(self._tasks) - len(self._seen))
         looked = [self._look(task, seen) for task, seen in zip(self._tasks, self._seen, strict=True)]
         self._seen = [*looked]
         return looked

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -16,46 +16,13 @@ from framework.operators.stateless import Step, filtered, flattened, fused, mapp
 from framework.record import Record
 from framework.returns import UNKNOWN, elements_of, key_type_of, returned_by
 from framework.serdes import SERDE_ERRORS
-from framework.slice import Slice
+from framework.source import Source
 from framework.topic import Topic
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
 W = TypeVar("W")
 KX = TypeVar("KX")
-
-
-class Source(Protocol):
-    """Where a stream's values come from: a task."""
-
-    def slices(self, *, as_records: bool, deadline: Callable[[], float | None]) -> AsyncGenerator[Iterator[Any], None]:
-        """Iterators over a few values each, empty ones when *deadline* passes."""
-
-    @property
-    def taken(self) -> Slice:
-        """The slice whose values `slices` gave last."""
-
-    def grouped(self, stages: Sequence[Stage]) -> None:
-        """A loop begins over what comes out of the last of *stages*, or if there are none, of the topic."""
-
-    def now(self) -> float:
-        """Seconds on the clock that *deadline* is measured by."""
-
-    def hold(self, *, effects: bool) -> bool:
-        """Let no commit pass the record being handled; False if a part of it has been handed on already.
-
-        With *effects* there may be some before `release`, so there is no commit at all until then.
-        """
-
-    def release(self) -> None:
-        """The list that `hold` began has been handled."""
-
-    def skip_undecodable(self) -> bool:
-        """Whether it was decoding that failed; the record in hand is then a dead letter, and its slice over."""
-
-    @property
-    def isolating(self) -> bool:
-        """Whether records come one by one, to find the one that fails."""
 
 
 class Stream(Generic[V, K]):
@@ -285,7 +252,11 @@ class Stream(Generic[V, K]):
         if self._source is None:
             raise DeclarationError("a declared stream cannot be iterated; end it with .to(topic)")
         self._source.grouped(self._stages)
-        return self._lists(self._source, *self._take) if self._take else self._values(self._source)  # type: ignore[return-value]
+        if self._take:
+            return self._lists(self._source, *self._take)  # type: ignore[return-value]
+        if self._source.kind is not None and not self._steps and not self._as_records:
+            return _values_of_kind(self._source, self._source.kind)
+        return self._values(self._source)
 
     async def slices(self) -> AsyncGenerator[Iterator[Any], None]:
         """Iterators over the values of a few records each, with the operators applied."""
@@ -352,6 +323,16 @@ def decoding(source: Source) -> Iterator[None]:
     except SERDE_ERRORS:
         if not source.skip_undecodable():
             raise
+
+
+async def _values_of_kind(source: Source, kind: type) -> AsyncGenerator[Any, None]:
+    """Every value; the look at its type is here, because a call for each would take a tenth of a small loop's time."""
+    async for values in source.slices(as_records=False, deadline=_never, checked=False):
+        with decoding(source):
+            for value in values:
+                if type(value) is not kind:
+                    raise TypeError(f"it is a {type(value).__name__}")
+                yield value
 
 
 def _never() -> float | None:

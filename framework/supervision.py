@@ -16,7 +16,7 @@ from framework.dead_letter import bury, describe
 from framework.errors import AgentFailed, DecodeError
 from framework.log import StoredRecord
 from framework.retry import Retry
-from framework.status import Counts
+from framework.status import Counts, Doing
 
 if TYPE_CHECKING:
     from framework.task import Task
@@ -58,7 +58,8 @@ class Supervisor:
             Exception: *error*, if the agent fails again and again before it takes a record.
         """
         task = self._task
-        failed, record = task.failed_range(), task.failed_record()
+        failed = task.feed.failed_range(task.held, task.committed)
+        record = task.feed.failed_record(failed)
         self._in_list = []
         await task.discard(self._suspects[-1][0].offset + 1 if self._suspects else None)
         start = task.offset if failed is None else failed[0]
@@ -88,7 +89,7 @@ class Supervisor:
             (record, error), self._given_up = self._given_up, None
             self._suspect(record, error)
         elif self.isolated is not None and offset >= self.isolated[1]:
-            # One at a time as long as it is open who is to blame: the next one alone decides, and is committed with them.
+            # One at a time while it is open who is to blame: the next one decides, and is committed with them.
             self.isolated = (offset, offset + 1) if self._suspects else None
 
     def succeeded(self) -> None:
@@ -134,6 +135,11 @@ class Supervisor:
         if self._attempts:
             self._attempts = {start: count for start, count in self._attempts.items() if start >= offset}
 
+    @property
+    def doing(self) -> Doing | None:
+        """What the task does about a failure, None if there is none."""
+        return "stalled" if self.stalled else None if self.isolated is None else "retrying"
+
     def counts(self, handled: int, busy_s: float) -> Counts:
         """What the task has done."""
         done = (handled, self.failures, self.buried, self.skipped)
@@ -154,11 +160,11 @@ class Supervisor:
         failed = sum(not isinstance(error, DecodeError) for _, error in self._suspects)
         if failed != self._retry.outage_after:
             self.isolated = (record.offset + 1, record.offset + 2)
-            task.give_back(record.offset + 1)
+            task.feed.back_to(record.offset + 1)
             return
         first = self._suspects[0][0].offset
         self._suspects, self.stalled, self.isolated = [], True, (first, first + 1)
-        task.give_back(first)
+        task.feed.back_to(first)
         logger.error(
             "%s: %d different records in a row have failed: stalled at %s, which is tried until it succeeds: %s",
             task.name,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from framework.effects import current
-from framework.serdes import Serde, key_serde_of, serde_of
-from framework.view import DELETED, IMMUTABLE
+from framework.effects import Effects, current
+from framework.serdes import Serde, key_serde_of, serde_of, upgrading
+from framework.view import DELETED, IMMUTABLE, View
 
 if TYPE_CHECKING:
     from framework.app import App
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
+effects_of_task = current.get
+"""Looked up once, for what each access to a row does."""
 
 
 class Table(MutableMapping[K, V], Generic[V, K]):
@@ -28,11 +30,23 @@ class Table(MutableMapping[K, V], Generic[V, K]):
     shows the committed rows and takes no writes.
     """
 
-    def __init__(self, app: App, name: str, default: Callable[[], V], key_type: type[Any]) -> None:
+    _last: tuple[Effects | None, Any] = (None, None)
+    """Who used it last, and its view: one tuple, because a job in a thread may use the table in between."""
+
+    def __init__(
+        self,
+        app: App,
+        name: str,
+        default: Callable[[], V],
+        key_type: type[Any],
+        upgrade: Callable[[Any], Any] | None = None,
+    ) -> None:
         """Use `App.table`."""
         self.name, self.default, self._app = name, default, app
+        self.ttl_ms = 0
+        """How long after it was written a row is there; 0 for ever."""
         sample = default()
-        self.serde: Serde[V] = serde_of(_stored_type(default, sample))
+        self.serde: Serde[V] = upgrading(serde_of(_stored_type(default, sample)), upgrade, f"table {name!r}")
         self.key_serde: Serde[K] = key_serde_of(key_type)
         self.default_bytes = self.serde.encode(sample)
         self.tracked = type(sample) not in IMMUTABLE
@@ -42,30 +56,55 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         """The rows as of the last commit, in all partitions."""
         return self._app.committed(self)
 
+    def view(self, effects: Effects) -> View:
+        """The rows as the task of *effects* sees them."""
+        return View(self, effects.store, effects.owner, effects.partition, effects.partitions)
+
+    @property
+    def partitions(self) -> int | None:
+        """Over how many partitions the rows are spread; None where only the state knows who writes them."""
+        return None
+
+    def partitions_under(self, owner: str) -> int:
+        """Over how many partitions the rows are spread when *owner* writes them; 0 if it is a job."""
+        agent = self._app.agents.get(owner)
+        return self.committed.partitions if agent is None else self._app.topic_info(agent.source).partitions
+
     def __getitem__(self, key: K, /) -> V:
-        effects = current.get()
+        effects = effects_of_task()
         if effects is None:
             return cast(V, self.committed.get(key))
-        view = effects.views[self]
-        touched = view.touched
-        if key in touched:
-            value: V = touched[key]
-            if value is not DELETED:
-                return value
-        elif not view.tracked and key in view.cache:
-            return cast(V, view.cache[key])
-        return cast(V, view.read(key))
+        used_by, view = self._last
+        if used_by is not effects:
+            view = self._view_of(effects)
+        value: V = view.touched.get(key, DELETED)
+        return cast(V, view.read(key)) if value is DELETED else value
 
     def __setitem__(self, key: K, value: V, /) -> None:
-        effects = current.get()
+        effects = effects_of_task()
         if effects is None:
             raise TypeError(f"table {self.name!r} is written by its agent only; send it a record instead")
-        view = effects.views[self]
+        used_by, view = self._last
+        if used_by is not effects:
+            view = self._view_of(effects)
         touched = view.touched
-        # A row that has been set since the last commit, or read and cached, has been checked.
-        if view.tracked or (key not in touched and key not in view.cache):
+        # A row that has been set since the last commit has been checked.
+        if key not in touched or view.tracked:
             view.check_write(key)
         touched[key] = value
+
+    def _view_of(self, effects: Effects) -> View:
+        """The view of *effects*, remembered: mostly one task makes many accesses in a row."""
+        view = effects.views[self]
+        self._last = (effects, view)
+        if effects.views.closed:
+            self.forget(effects)  # That was a moment ago, in another thread.
+        return view
+
+    def forget(self, effects: Effects) -> None:
+        """Remember the view of *effects* no longer: they are closed, and refuse from now on."""
+        if self._last[0] is effects:
+            self._last = (None, None)
 
     def __delitem__(self, key: K, /) -> None:
         effects = current.get()
@@ -83,6 +122,36 @@ class Table(MutableMapping[K, V], Generic[V, K]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def range(self, start: K | None = None, end: K | None = None, *, prefix: K | None = None) -> Iterator[tuple[K, V]]:
+        """The rows from key *start* on, up to and without *end*, or those whose key begins with *prefix*; sorted.
+
+        The order is that of the keys' bytes: for `str` by code points, for other types that of their JSON, in which
+        10 comes before 9. Inside an agent these are the rows of its partition, with what it has
+        changed so far; elsewhere the committed ones of all partitions. Rows may be changed meanwhile.
+
+        Raises:
+            TypeError: There is a *prefix*, but the keys are neither `str` nor `bytes`, or it comes with a bound.
+        """
+        low, high = self._bounds(start, end, prefix)
+        effects = current.get()
+        if effects is None:
+            return self.committed.items_between(low, high)
+        keys = effects.views[self].keys_between(low, high)
+        return ((key, self[key]) for key in keys if key in self)
+
+    def _bounds(self, start: K | None, end: K | None, prefix: K | None) -> tuple[bytes, bytes | None]:
+        encode = self.key_serde.encode
+        if prefix is None:
+            return b"" if start is None else encode(start), None if end is None else encode(end)
+        if self.key_serde.name not in ("str", "bytes"):
+            raise TypeError(f"table {self.name!r} has keys of type {self.key_serde.name}, which have no prefix")
+        if start is not None or end is not None:
+            raise TypeError(f"table {self.name!r}: a range has a prefix or bounds, not both")
+        low = encode(prefix)
+        # The first bytes behind all that begin so: the last byte that can grow, grown.
+        head = low.rstrip(b"\xff")
+        return low, head[:-1] + bytes([head[-1] + 1]) if head else None
 
     def get(self, key: K, default: Any = None, /) -> Any:
         """The row of *key* if it is stored, else *default*."""
@@ -121,4 +190,5 @@ def _stored_type(default: Callable[[], Any], sample: Any) -> Any:
         return default
     if isinstance(sample, BaseModel):
         return type(sample)
-    return type(sample) if type(sample) in (str, bytes, float) else Any
+    # What JSON gives back as it was; a Counter or a set would come back as a dict or not at all.
+    return Any if type(sample) in (dict, list, int, bool, type(None)) else type(sample)

@@ -14,14 +14,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
+import orjson
+
 from framework.agent import Agent
 from framework.clock import Timer, Waker
 from framework.commit import CommitLoop
 from framework.effects import Effects, current
 from framework.errors import AgentEnded, AgentFailed, DeclarationError, DecodeError
+from framework.feed import MAX_SLICE, Feed
 from framework.fetch import Fetch
 from framework.log import StoredRecord
 from framework.record import Record
+from framework.replay import Replay
 from framework.slice import Slice
 from framework.state import rows
 from framework.state.store import Commit
@@ -30,9 +34,6 @@ from framework.stream import Stage
 from framework.supervision import Supervisor
 from framework.topic import Topic
 from framework.watch import within
-
-FIRST_SLICE, MAX_SLICE = 64, 4096
-SLICE_S = 0.005
 
 
 class Task:
@@ -49,18 +50,21 @@ class Task:
         is_new: bool,
         now_ms: Callable[[], int],
         timer: Timer,
+        replay: Replay | None = None,
     ) -> None:
         """*fetch* stands at the committed offset, or *is_new*, where the agent begins.
 
         *partitions* is the count of the agent's topic, *now_ms* the time of what it does before its first record,
         *timer* what it waits by.
         """
-        self.agent, self.fetch, self._commits = agent, fetch, commits
+        self.agent, self.feed, self._commits = agent, Feed(fetch), commits
         self.failing = Supervisor(self, agent.on_error, dead_letters)
         self.name = f"{agent.name}[{fetch.partition.number}]"
         self.effects = Effects(agent.name, commits.store, fetch.partition.number, partitions)
-        self._is_new, self._now_ms = is_new, now_ms
+        self._is_new, self._now_ms, self._replay = is_new, now_ms, replay
         self._wire(self.effects)
+        self.effects.time.kept = agent.source.keeps_time
+        self.effects.time.latest_ms = lambda: self.feed.slice.latest_ms
         self.offset = self.committed = self.durable = fetch.offset
         self.handled = self._uncounted = 0
         self.busy_s = 0.0
@@ -68,14 +72,11 @@ class Task:
         self._due = False
         self.wake = Waker(timer)
         self._encode_error: Exception | None = None
-        self._slice, self._taken = Slice(), Slice()
-        """What the agent is at, and what it was at last."""
-        self._slice_end = self.offset
-        self._slice_size = FIRST_SLICE
-        self._held: int | None = None
+        self.held: int | None = None
+        """The offset at which a list begins that is being gathered or handled; no commit passes it."""
         self._held_effects = self._between_lists = False
         self._released_in = -1
-        self._alone = self._tombstones = self._skipped = False
+        self._skipped = False
         self.begun = False
         """Whether the agent has begun to read: from then on it is known what."""
         self.stages: Callable[[Task, Sequence[Stage]], None] = lambda *_: None
@@ -101,15 +102,15 @@ class Task:
             else:
                 if not self.stopping:
                     raise AgentEnded(
-                        f"agent {self.agent.name!r} left its loop at {self.place(self._slice_end)}, but its stream "
+                        f"agent {self.agent.name!r} left its loop at {self.place(self.feed.end)}, but its stream "
                         "goes on: remove the break or return"
                     )
         self.at_boundary = True
 
     async def slices(
-        self, *, as_records: bool, deadline: Callable[[], float | None]
+        self, *, as_records: bool, deadline: Callable[[], float | None], checked: bool = True
     ) -> AsyncGenerator[Iterator[Any], None]:
-        """The records as iterators over a few values each; see `framework.stream.Source`."""
+        """The records as iterators over a few values each; see `framework.source.Source`."""
         loop = asyncio.get_running_loop()
         while True:
             self._finish_slice()
@@ -121,16 +122,16 @@ class Task:
                     self.at_boundary = False
                     yield iter(())
                 continue
-            values = self._begin_slice(as_records)
-            if not self._slice:
+            values = self._begin_slice(as_records, checked)
+            if not self.feed.slice:
                 continue
             started = loop.time()
             self.at_boundary = False
             yield values
-            self._adapt(loop.time() - started)
+            self.busy_s += self.feed.adapt(loop.time() - started)
 
     def grouped(self, stages: Sequence[Stage]) -> None:
-        """A loop begins; see `framework.stream.Source`."""
+        """A loop begins; see `framework.source.Source`."""
         if not self.stopping:
             self.stages(self, stages)
             self.begun = True
@@ -139,22 +140,27 @@ class Task:
         """Before the first record: the agent reads another topic than it was declared with; *agent* says so."""
         assert not self.begun
         self.fetch.close()
-        self.agent, self.fetch, self._is_new = agent, fetch, is_new
-        self.offset = self.committed = self.durable = self._slice_end = fetch.offset
+        self.agent, self.feed, self._is_new = agent, Feed(fetch), is_new
+        self.offset = self.committed = self.durable = fetch.offset
+
+    @property
+    def kind(self) -> type | None:
+        """The one type that values may be of, None if that takes more than a look."""
+        return self.agent.source.value_serde.kind
 
     def now(self) -> float:
         """Seconds on the clock that the task waits by."""
         return self.wake.timer.time()
 
     def hold(self, *, effects: bool) -> bool:
-        """Let no commit pass the record being handled; see `framework.stream.Source`."""
-        self._held, self._held_effects = self._slice.offset, effects
-        return self._held != self._released_in
+        """Let no commit pass the record being handled; see `framework.source.Source`."""
+        self.held, self._held_effects = self.feed.slice.offset, effects
+        return self.held != self._released_in
 
     def release(self) -> None:
         """The list that `hold` began has been handled."""
         # The record in hand may go on in the next list.
-        self._held, self._released_in = None, self._in_hand.offset
+        self.held, self._released_in = None, self.feed.in_hand.offset
         self.failing.released()
         if self._held_effects:
             # What was done for this list can be committed only between it and the next.
@@ -163,16 +169,16 @@ class Task:
 
     def skip_undecodable(self) -> bool:
         """Whether the record in hand has no value to give; the slice then ends behind it."""
-        record = self._slice.record
-        if record.value is None and self._slice.whole:
+        record = self.feed.slice.record
+        if record.value is None and self.feed.slice.whole:
             return False
         if record.value is None:
-            self._tombstones = True
+            self.feed.tombstones = True
         else:
             try:
                 self.agent.source.value_serde.decode(record.value)
             except DecodeError as error:
-                self.failing.undecodable(record, error, in_list=self._held is not None)
+                self.failing.undecodable(record, error, in_list=self.held is not None)
             else:
                 return False
         self._skipped = True
@@ -182,7 +188,7 @@ class Task:
     @property
     def taken(self) -> Slice:
         """The slice whose values `slices` gave last."""
-        return self._slice
+        return self.feed.slice
 
     @property
     def isolating(self) -> bool:
@@ -192,12 +198,15 @@ class Task:
     # Slices.
 
     def _finish_slice(self) -> None:
-        self._uncounted += len(self._slice)
+        if self.effects.time.kept:
+            self.effects.time.now_ms()  # It looks at the slice, which is about to be let go.
+        self._uncounted += len(self.feed.slice)
         self.at_boundary = True
-        if self._slice:
-            if self._held is None and not self._skipped:
+        if self.feed.slice:
+            if self.held is None and not self._skipped:
                 self.failing.succeeded()
-            self._taken, self._slice, self._skipped = self._slice, Slice(), False
+            self.feed.finish()
+            self._skipped = False
         self._settle_offset()
         # Tasks that the agent started for these records, and that still run, hold the old ones.
         self.effects = self.effects.renew()
@@ -206,14 +215,14 @@ class Task:
     def _settle_offset(self) -> None:
         """What a commit may say now: behind all that was handled, but for what is held."""
         failed = self.failing.held_offset
-        self.offset = failed if failed is not None else self._slice_end if self._held is None else self._held
+        self.offset = failed if failed is not None else self.feed.end if self.held is None else self.held
 
     async def _boundary(self) -> None:
         """Between two slices: let others run, commit where that cannot wait."""
         isolated = self.failing.isolated
-        if isolated is not None and (self._slice_end == isolated[0] or isolated[0] < self._slice_end):
+        if isolated is not None and (self.feed.end == isolated[0] or isolated[0] < self.feed.end):
             await self._commits.commit()
-            self.failing.reached(self._slice_end)
+            self.failing.reached(self.feed.end)
             self._settle_offset()
         elif self.effects.over_soft_limit or self._is_last_chance():
             await self._commits.commit()
@@ -228,7 +237,7 @@ class Task:
     def _is_last_chance(self) -> bool:
         """Whether a commit that is not made now may have to wait for a list that takes long to fill."""
         between, self._between_lists = self._between_lists, False
-        behind = self.fetch.partition.high_watermark - self._slice_end
+        behind = self.fetch.partition.high_watermark - self.feed.end
         return between and self.changed and (self._due or behind < MAX_SLICE)
 
     async def _await_records(self, deadline: float | None) -> bool:
@@ -241,87 +250,60 @@ class Task:
             if self.changed:
                 self._commits.request()
             self.wake.clear()
-            if self.fetch.ready(self._slice_end):
+            if self.fetch.ready(self.feed.end):
                 continue
-            self._waiting, self.idle = True, self._held is None
+            self._waiting, self.idle = True, self.held is None
             await self.wake.wait(deadline)
             self._waiting = self.idle = False
             if self._encode_error is not None or (deadline is not None and self.now() >= deadline):
                 return False
         return True
 
-    def _begin_slice(self, as_records: bool) -> Iterator[Any]:
+    def _begin_slice(self, as_records: bool, checked: bool) -> Iterator[Any]:
         """Take the next records; an iterator that decodes them one by one."""
-        stop, size = None, self._slice_size
-        if self.failing.isolated is not None:
-            start, end = self.failing.isolated
-            if self._slice_end < start:
-                stop = start
-            elif self._slice_end < end:
-                size = 1
-        self._alone = self.failing.isolated is not None and size == 1
-        buffer, indexes = self.fetch.buffer, self.fetch.take(size, stop)
-        self._slice_end = self.fetch.offset
-        if as_records:
-            self._slice = Slice(buffer, indexes, whole=True)
-            return map(self._as_record, self._slice.iterator)
-        if self._tombstones:
-            self._slice = Slice(buffer, [index for index in indexes if buffer.values[index] is not None])
-        else:
-            self._slice = Slice(buffer, indexes)
-        return map(self.agent.source.value_serde.parse, self._slice.iterator)
+        until = None if self._replay is None else self._replay.begin(self.effects, self.feed.end, None)
+        records = self.feed.begin(self.failing.isolated, until, as_records=as_records).iterator
+        decode = self.agent.source.value_serde.parse if checked else orjson.loads
+        return map(self._as_record if as_records else decode, records)
 
     def _as_record(self, stored: StoredRecord) -> Record[Any, Any]:
         topic, number = self.agent.source, self.fetch.partition.number
         value = None if stored.value is None else topic.value_serde.parse(stored.value)
         return Record(topic, number, stored, value)
 
-    def give_back(self, offset: int) -> None:
-        """Records from *offset* on come again with the next slice."""
-        self.fetch.back_to(offset)
-        self._slice_end = offset
-
     def cut(self) -> None:
         """End the slice behind the record being handled, so that the task comes to a boundary soon."""
         if not self.at_boundary:
-            next_offset = self._slice.cut()
-            if next_offset is not None:
-                self.give_back(next_offset)
+            self.feed.cut()
 
     def commit_soon(self) -> None:
         """A commit is due: come to a boundary, and ask for it there."""
         self._due = True
         self.cut()
 
-    def _adapt(self, seconds: float) -> None:
-        """Slices as long as fit between two commits without holding up the loop."""
-        self.busy_s += seconds
-        if seconds > 2 * SLICE_S:
-            self._slice_size = max(1, self._slice_size // 2)
-        elif seconds < SLICE_S:
-            self._slice_size = min(MAX_SLICE, self._slice_size * 2)
+    @property
+    def fetch(self) -> Fetch:
+        """Where its records come from."""
+        return self.feed.fetch
 
     @property
     def in_hand(self) -> int | None:
         """The offset of the record that is being handled, or waits to be tried again; None between records."""
         if self.failing.waiting_at is not None:
             return self.failing.waiting_at
-        return None if self.at_boundary or not self._slice else self._slice.offset
+        return None if self.at_boundary or not self.feed.slice else self.feed.slice.offset
 
     @property
     def doing(self) -> Doing:
         """What it is at."""
-        if self.failing.stalled:
-            return "stalled"
-        if self.failing.isolated is not None:
-            return "retrying"
-        return "idle" if self.at_boundary else "handling"
+        return self.failing.doing or ("idle" if self.at_boundary else "handling")
 
     @property
     def unfinished(self) -> bool:
         """Whether it has anything to do before a record comes or the clock moves."""
-        waits = self.wake.asleep and not self.wake.pausing and not self.fetch.ready(self.fetch.offset)
-        return not waits or (self.changed and self.committable)
+        if self.wake.pausing or not self.wake.asleep or self.fetch.ready(self.fetch.offset):
+            return True
+        return self.changed and self.committable
 
     @property
     def pause_until(self) -> float | None:
@@ -335,7 +317,7 @@ class Task:
 
     def ring(self) -> None:
         """Look whether what the task waits for has come."""
-        if self._waiting and self.fetch.ready(self._slice_end):
+        if self._waiting and self.fetch.ready(self.feed.end):
             self.wake.set()
 
     def stop(self) -> None:
@@ -349,7 +331,7 @@ class Task:
     @property
     def committable(self) -> bool:
         """Whether the task stands where a commit can be made: no record is in hand, nor was one begun upon."""
-        return self.at_boundary and (self._held is None or not self._held_effects)
+        return self.at_boundary and (self.held is None or not self._held_effects)
 
     @property
     def changed(self) -> bool:
@@ -371,8 +353,9 @@ class Task:
             key = rows.offset_key(self.agent.name, self.fetch.partition.topic.id, self.fetch.partition.number)
             commit.changes.append((key, rows.pack_u64(self.offset)))
             commit.inputs.append(self.fetch.partition)
-        self.committed, self._due = self.offset, False
-        self._is_new = self._is_new and not self.begun
+            if self._replay is not None and self._replay.end(commit, self.offset):
+                self._replay = self.effects.replay = None
+        self.committed, self._due, self._is_new = self.offset, False, self._is_new and not self.begun
         self.failing.committed(self.offset)
         self.handled, self._uncounted = self.handled + self._uncounted, 0
 
@@ -387,45 +370,24 @@ class Task:
 
     # Failing.
 
-    @property
-    def _in_hand(self) -> Slice:
-        """The slice that the record being handled, or handled last, is in."""
-        return self._slice or self._taken
-
     def _timestamp_in_hand(self) -> int:
-        return self._in_hand.record.timestamp if self._in_hand else self._now_ms()
+        return self.feed.in_hand.record.timestamp if self.feed.in_hand else self._now_ms()
 
     async def discard(self, resume: int | None) -> None:
         """Forget what is uncommitted and go back to offset *resume*, or else to the committed one."""
         self.effects = self.effects.discard()
-        self._slice, self._held, self._uncounted, self._skipped = Slice(), None, 0, False
+        self.feed.slice, self.held, self._uncounted, self._skipped = Slice(), None, 0, False
         self.at_boundary = False
         await self._commits.commit()  # The one under way, of which the replay must see the rows.
-        self.give_back(self.committed if resume is None else resume)
+        self.feed.back_to(self.committed if resume is None else resume)
         self._settle_offset()
         self.at_boundary = True
 
     async def pause(self, seconds: float) -> None:
         """Wait *seconds*, or until the task is told to stop."""
         if seconds and not self.stopping:
-            await self.wake.pause(seconds)
-
-    def failed_range(self) -> tuple[int, int] | None:
-        """The offsets of which one has failed; None if the agent has taken no record since the last commit."""
-        if self._slice:
-            offset = self._slice.offset
-            return (offset if self._held is None else self._held), offset + 1
-        if self._alone and self._taken and self._taken.offset >= self.committed:
-            return self._taken.offset, self._taken.offset + 1
-        return (self.committed, self._slice_end) if self._slice_end > self.committed else None
-
-    def failed_record(self) -> StoredRecord | None:
-        """The record that has failed, if it can only be one."""
-        failed = self.failed_range()
-        if failed is None or not self._in_hand:
-            return None
-        record = self._in_hand.record
-        return record if failed == (record.offset, record.offset + 1) else None
+            # A test does not wait until an outage is over.
+            await self.wake.pause(seconds, counts=not self.failing.stalled)
 
     def place(self, offset: int) -> str:
         """How *offset* is named in logs."""

@@ -17,7 +17,7 @@ from framework.log.clock import to_ms
 from framework.log.codec import NO_HEADERS, Headers
 from framework.log.errors import InvalidSetting
 from framework.log.settings import Setting, check_partitions, check_topic_name
-from framework.serdes import key_serde_of, serde_of
+from framework.serdes import key_serde_of, serde_of, upgrading
 
 if TYPE_CHECKING:
     from framework.app import App
@@ -54,6 +54,8 @@ class TopicOptions(TypedDict, total=False):
     """Whether of each key only the last record is kept, for ever unless *retention* says how long."""
     config: Mapping[str, Setting]
     """Any other setting by Kafka's name: `{"segment.bytes": 1 << 20}`; see `TopicSettings`."""
+    upgrade: Callable[[Any], Any]
+    """Makes the JSON of a value that was stored as an older type into one of the present type."""
 
 
 class Topic(Generic[V, K]):
@@ -69,19 +71,26 @@ class Topic(Generic[V, K]):
         key: Callable[[V], K] | None = None,
         partitions: int | None = None,
         overrides: Mapping[str, Setting] | None = None,
+        upgrade: Callable[[Any], Any] | None = None,
     ) -> None:
         """Use `App.topic`. *overrides* are settings that are not the default's, as `TopicSettings` has them."""
         self.name = check_topic_name(name)
-        self.value_serde, self.key_serde = serde_of(value_type), key_serde_of(key_type)
+        self.value_serde = upgrading(serde_of(value_type), upgrade, f"topic {name!r}")
+        self.key_serde = key_serde_of(key_type)
         self.value_type, self.key_type = value_type, key_type
         self.partitions = None if partitions is None else check_partitions(partitions)
         self.overrides = dict(overrides or {})
-        self.key_of = key
+        self.key_of, self.upgrade = key, upgrade
         self.like: Topic[Any, Any] | None = None
         """The topic whose number of partitions it has, if it was not declared with one."""
         self._app = app
         self._partition_of: dict[bytes, int] = {}
         self._next_partition = 0
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether what reads it must know the time: its app has a table whose rows grow old."""
+        return any(table.ttl_ms for table in self._app.tables.values())
 
     # Sending.
 
@@ -208,8 +217,9 @@ class Topic(Generic[V, K]):
 
     def same_as(self, other: Topic[Any, Any]) -> bool:
         """Whether the two declarations say the same."""
-        mine = (self.value_type, self.key_type, self.partitions, self.overrides, self.key_of)
-        return mine == (other.value_type, other.key_type, other.partitions, other.overrides, other.key_of)
+        mine = (self.value_type, self.key_type, self.partitions, self.overrides, self.key_of, self.upgrade)
+        others = (other.value_type, other.key_type, other.partitions, other.overrides, other.key_of, other.upgrade)
+        return mine == others
 
     def __repr__(self) -> str:
         return f"<Topic {self.name!r} of {self.value_serde.name}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from framework.errors import EncodeError, TableOwned, WrongPartition
@@ -41,6 +42,9 @@ class View:
         self._stored: dict[Any, bytes | None] = {}
         self._store, self._owner, self._partition, self._partitions = store, owner, partition, partitions
         self._prefix = rows.table_prefix(table.name, partition)
+        self.sweeping = False
+        """Whether rows that are gone wait for a commit to remove their bytes; see `framework.expiring`."""
+        self._spread: tuple[str, int] | None = None
 
     # Rows.
 
@@ -58,7 +62,9 @@ class View:
             if not self.tracked and type(value) not in IMMUTABLE:
                 self._track()
             if self.tracked:
-                self._stored[key] = data
+                # A row stored as an older type encodes to other bytes, without anybody having changed it.
+                is_mine = data is None or self._may_write()
+                self._stored[key] = data if is_mine else self.table.serde.dump(value)
             elif self._may_write():  # What another agent writes must be read anew each time.
                 self.cache[key] = value
         if self.tracked:
@@ -72,6 +78,8 @@ class View:
             WrongPartition: The row belongs to another partition.
             TableOwned: Another agent writes the table.
         """
+        if not self.tracked and key in self.cache:
+            return  # It has been read or written before, and so checked.
         self._check_owner()
         self._row(key)
         self._stored.pop(key, None)
@@ -86,6 +94,9 @@ class View:
         self._check_owner()
         if not self.has(key):
             raise KeyError(key)
+        self._remove(key)
+
+    def _remove(self, key: Any) -> None:
         self.cache.pop(key, None)
         self._stored.pop(key, None)
         self._deleted.add(key)
@@ -107,18 +118,40 @@ class View:
         """
         if self._is_elsewhere():
             return self.table.committed.keys()
-        stored = [raw[len(self._prefix) :] for raw, _ in self._store.database.scan(self._prefix)]
-        keys = dict.fromkeys(map(self.table.key_serde.decode, stored))
+        keys = dict.fromkeys(map(self.table.key_serde.decode, self._stored_keys(b"", None)))
         keys.update(dict.fromkeys(self._in_flight))
         keys.update(dict.fromkeys(self.touched))
         return iter([key for key in keys if self.has(key)])
 
+    def keys_between(self, start: bytes, end: bytes | None) -> Iterator[Any]:
+        """The keys from *start* on up to *end*, both as they are stored, in the order of their bytes."""
+        if self._is_elsewhere():
+            return self.table.committed.keys_between(start, end)
+        keys = {raw: self.table.key_serde.decode(raw) for raw in self._stored_keys(start, end)}
+        for key in (*self._in_flight, *self.touched):
+            raw = self.table.key_serde.encode(key)
+            if start <= raw and (end is None or raw < end):
+                keys[raw] = key
+        return iter([keys[raw] for raw in sorted(keys) if self.has(keys[raw])])
+
+    def _stored_keys(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
+        for row, _ in self._store.database.scan(self._prefix, start):
+            raw = row[len(self._prefix) :]
+            if end is not None and raw >= end:
+                return
+            yield raw
+
     def _read(self, key: Any) -> bytes | None:
+        """The bytes of the value of *key* as of the last commit that was taken."""
         if key in self._in_flight:
             return self._in_flight[key]
         if self._is_elsewhere():
             return self.table.committed.row(key)
-        return self._store.database.get(self._row(key))
+        data = self._store.database.get(self._row(key))
+        if data is None or not data.startswith(rows.STAMPED):
+            return data
+        stamped = rows.split_stamped(data)  # From when the table had a ttl.
+        return data if stamped is None else stamped[2]
 
     def _row(self, key: Any) -> bytes:
         """The row of *key* in the database."""
@@ -138,26 +171,37 @@ class View:
             EncodeError: A value cannot be stored.
             TableOwned: Another agent writes the table.
         """
-        changes: list[Change] = []
+        self._encoded = self._encode()
+        changes: list[Change] = list(
+            zip(map(self._rows.__getitem__, self._encoded), self._encoded.values(), strict=True)
+        )
+        return self._with_owner(changes) if changes else changes
+
+    def _encode(self) -> dict[Any, bytes | None]:
+        """The bytes of the rows that a commit now would change."""
+        dump, tracked = self.table.serde.dump, self.tracked
         encoded: dict[Any, bytes | None] = {}
-        dump, rows_of, tracked = self.table.serde.dump, self._rows, self.tracked
         key = None
         try:
+            if not tracked and not self._deleted:
+                # Nothing to compare, so all at once; if one of them fails, the loop says which.
+                with suppress(*SERDE_ERRORS):
+                    return dict(zip(self.touched, self.table.serde.dump_all(self.touched.values()), strict=True))
             for key, value in self.touched.items():
                 data = None if value is DELETED else dump(value)
                 if tracked and not self._changed(key, data):
                     if key not in self._deleted:
                         continue
                     data = None
-                changes.append((rows_of[key], data))
                 encoded[key] = data
         except SERDE_ERRORS as error:
             raise EncodeError(f"table {self.table.name!r}, key {key!r}: {error}") from error
-        self._encoded = encoded
-        if changes:
-            self._check_owner()
-            if self.table.name not in self._store.owners:
-                changes.append((rows.owner_key(self.table.name), self._owner.encode()))
+        return encoded
+
+    def _with_owner(self, changes: list[Change]) -> list[Change]:
+        self._check_owner()
+        if self.table.name not in self._store.owners:
+            changes.append((rows.owner_key(self.table.name), self._owner.encode()))
         return changes
 
     def taken(self) -> None:
@@ -225,7 +269,12 @@ class View:
 
     def _is_elsewhere(self) -> bool:
         """Whether the rows lie in as many partitions as another agent's topic has, or in the database of the jobs."""
-        return not self._may_write() and self.table.committed.partitions != self._partitions
+        if self._may_write():
+            return False
+        owner = self._store.owners[self.table.name]
+        if self._spread is None or self._spread[0] != owner:
+            self._spread = owner, self.table.partitions_under(owner)
+        return self._spread[1] != self._partitions
 
     def _check_owner(self) -> None:
         if not self._may_write():
@@ -233,14 +282,23 @@ class View:
                 f"table {self.table.name!r} is written by {self._store.owners[self.table.name]!r}; {self._owner!r} may "
                 "only read it. Give each agent its own table, or send the change to a topic that one agent reads"
             )
+        if self.table.name not in self._store.owners:
+            released = self._store.database.get(rows.spread_key(self.table.name))
+            spread = self._partitions if released is None else rows.split_spread(released)[0]
+            if spread != self._partitions:
+                raise TableOwned(
+                    f"table {self.table.name!r} was released with its rows in {spread} partitions, "
+                    f"{self._owner!r} would look for them in {self._partitions}. Let it read a topic with as many "
+                    "partitions, or give it a table of another name"
+                )
 
     def _check_partition(self, key: Any, raw: bytes) -> None:
         belongs = partition_of(raw, self._partitions) if self._partitions else 0
         if belongs != self._partition:
             raise WrongPartition(
                 f"table {self.table.name!r}: key {key!r} belongs to partition {belongs}, but {self._owner!r} touched "
-                f"it while handling partition {self._partition}. Key the topic by it (key=), or send on to a topic "
-                "that is"
+                f"it while handling partition {self._partition}. Bring the records of a key together first, with "
+                "stream.group_by(...), or with key= on the topic"
             )
 
 

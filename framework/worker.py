@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from framework.agent import Agent
 from framework.app import App
+from framework.assignment import AnyTask, Assignment
+from framework.checkpointing import make_checkpoints
 from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
-from framework.concurrency import ConcurrentTask
 from framework.errors import DeclarationError
-from framework.fetch import Fetch
+from framework.identity import settle
 from framework.job_runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
-from framework.repartition import Loops, trim
+from framework.repartition import trim
 from framework.state.database import Database
-from framework.state.errors import StateAhead
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Store
 from framework.status import FILE as STATUS_FILE
 from framework.status import INTERVAL_S as STATUS_INTERVAL_S
 from framework.status import Observer
-from framework.task import Task
 
+ACCEPT_VARIABLE = "FRAMEWORK_ACCEPT_SCHEMA"
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
 DANGLING_POLL_S = 0.05
@@ -57,6 +57,7 @@ class Worker:
         app: App,
         *,
         wait_s: float = 0.0,
+        accept_schema: Sequence[str] = (),
         stop_timeout_s: float = STOP_TIMEOUT_S,
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
@@ -64,25 +65,23 @@ class Worker:
     ) -> None:
         """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
 
-        *may_be_empty*: run even if the app declares neither agents nor jobs.
+        *may_be_empty*: run even if the app declares neither agents nor jobs. *accept_schema* names topics and tables,
+        or "all", of which older values need not be readable any more; else FRAMEWORK_ACCEPT_SCHEMA does.
         """
         self.app = app
-        self.tasks: list[Task | ConcurrentTask] = []
+        self.tasks: list[AnyTask] = []
         self._wait_s, self._stop_timeout_s = wait_s, stop_timeout_s
         self._random, self._open_database, self._may_be_empty = random, open_database, may_be_empty
+        self._accept_schema = accept_schema or os.environ.get(ACCEPT_VARIABLE, "").split()
         self._commits: dict[Store, CommitLoop] = {}
         self.jobs: JobRunner | None = None
         self.retention_due_s = 0.0
         """When the log is looked through next, by the timer of the app's clock."""
-        self._running: list[asyncio.Task[None]] = []
+        self._services_running: list[asyncio.Task[None]] = []
         self._killed = False
         self._stop = asyncio.Event()
         self._ended: Progress | None = None
         self._agents: list[asyncio.Task[None]] = []
-        self._shards: Shards | None = None
-        self._executor: ThreadPoolExecutor | None = None
-        self._loops = Loops(app, self._start, self._place)
-        self._run_task: Callable[[Task | ConcurrentTask], None] = lambda _: None
         self._dangling: dict[int, int] = {}
 
     # Running.
@@ -92,6 +91,7 @@ class Worker:
 
         Raises:
             ShardBusy: Another worker runs on this directory.
+            IdentityUnclear, SchemaChanged: The state is not that of what the app declares.
             StateFailed, StateBehind, StateAhead, Damaged: The data cannot be used, or no longer.
             AgentEnded: An agent left its loop.
         """
@@ -112,7 +112,7 @@ class Worker:
         for task in self.tasks:
             task.stop()  # For code that goes on when it is cancelled.
             task.effects.close()
-        for running in [*self._agents, *self._running]:
+        for running in [*self._agents, *self._services_running]:
             running.cancel()
         self._stop.set()
 
@@ -124,17 +124,20 @@ class Worker:
                 log = await self._open(exits)
                 async with asyncio.TaskGroup() as group:
                     # Each agent's errors are handled in its task; what comes out of one ends the worker.
-                    self._run_task = lambda task: self._agents.append(group.create_task(task.run(), name=task.name))
+                    def run(task: AnyTask) -> None:
+                        self._agents.append(group.create_task(task.run(), name=task.name))
+
+                    self._assignment.run = run
                     for task in self.tasks:
-                        self._run_task(task)
+                        run(task)
                     services = [group.create_task(coroutine) for coroutine in self._services(log, exits)]
-                    self._running = services
+                    self._services_running = services
                     try:
                         yield self
                     finally:
                         if not self._killed:
                             await self._finish()
-                        for running in [*self._agents, *self._running]:
+                        for running in [*self._agents, *services]:
                             running.cancel()
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
@@ -148,16 +151,21 @@ class Worker:
         log = app.open(create=True)
         exits.callback(self._close_readers)
         exits.callback(self._remember_progress)
-        shards = self._shards = Shards(log, random=self._random, open_database=self._open_database)
+        shards = Shards(log, random=self._random, open_database=self._open_database)
         exits.callback(shards.close)
         shards.own_all(self._wait_s)
+        app.own_shards(shards)
+        exits.callback(app.own_shards, None)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
-        self._executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
-        exits.callback(self._executor.shutdown)
+        settle(app, shards, self._accept_schema)
+        executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
+        exits.callback(executor.shutdown)
+        self._make_checkpoints = partial(make_checkpoints, log, shards, executor, keep=app.snapshots)
+        self._assignment = Assignment(app, log, shards, executor, self.tasks, self._commits)
         for agent in app.agents.values():
             for number in range(app.topic_info(agent.source).partitions):
-                self._add_task(agent, number)
+                self._assignment.add(agent, number)
         for store in shards.open_stores():
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
@@ -165,43 +173,6 @@ class Worker:
             self.jobs = JobRunner(app, shards.of_jobs())
         await exits.enter_async_context(app.living())
         return log
-
-    def _place(self, agent: Agent[Any, Any], number: int) -> tuple[Fetch, bool]:
-        """Where *agent* goes on in a partition, and whether it has never been there."""
-        info, log, shards = self.app.topic_info(agent.source), self.app.log, self._shards
-        assert shards is not None
-        partition = log.partition(info, number)
-        committed = shards.of_partition(number).offset(agent.name, info, number)
-        offset = log.offset_of(partition, agent.start) if committed is None else committed
-        return Fetch(log.reader(partition, offset)), committed is None
-
-    def _add_task(self, agent: Agent[Any, Any], number: int) -> Task | ConcurrentTask:
-        info = self.app.topic_info(agent.source)
-        dead_letters = self.app.dead_letters(agent.name, agent.source)
-        fetch, is_new = self._place(agent, number)
-        assert self._shards is not None
-        assert self._executor is not None
-        store = self._shards.of_partition(number)
-        loop = self._commits.get(store)
-        if loop is None:
-            loop = self._commits[store] = CommitLoop(store, self._executor)
-        kind = ConcurrentTask if agent.concurrency > 1 else Task
-        if kind is Task and store.finished(agent.name, info, number):
-            raise StateAhead(
-                f"agent {agent.name!r} has finished records of {fetch.partition.name} above offset {fetch.offset}, at "
-                "which it would go on: run it once with concurrency above 1, as it had then, until it is idle"
-            )
-        now_ms, timer = self.app.clock.now_ms, timer_of(self.app.clock)
-        task = kind(agent, dead_letters, fetch, loop, info.partitions, is_new=is_new, now_ms=now_ms, timer=timer)
-        if isinstance(task, Task):
-            task.stages = self._loops.begin
-        loop.tasks.append(task)
-        self.tasks.append(task)
-        return task
-
-    def _start(self, agent: Agent[Any, Any], number: int) -> None:
-        """Run one more task, of a stage that a loop has asked for."""
-        self._run_task(self._add_task(agent, number))
 
     def _services(self, log: Log, exits: AsyncExitStack) -> list:  # type: ignore[type-arg]
         services = [loop.run() for loop in self._commits.values()]
@@ -211,6 +182,7 @@ class Worker:
         services.append(self._listen(doorbell))
         services.append(self._finish_for_the_dead(log))
         services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
+        services.append(self._make_checkpoints())
         if self.jobs is not None:
             services += [self.jobs.serve(job) for job in self.app.jobs.values()]
         return services
@@ -258,7 +230,7 @@ class Worker:
         for partition, offset in holds.items():
             partition.set_hold(offset)
 
-    def _position(self, task: Task | ConcurrentTask) -> int:
+    def _position(self, task: AnyTask) -> int:
         held = None if task.begun else self.app.log.shared.hold(task.fetch.partition.slot)
         # Its loop has not begun: a stage of it may have come less far than it would begin.
         return task.durable if held is None else min(task.durable, held)
@@ -314,6 +286,8 @@ class Worker:
 
     async def _finish(self) -> None:
         """Let every agent finish the record in hand, then commit."""
+        for loop in self._commits.values():
+            loop.give_up.set()
         for task in self.tasks:
             task.stop()
         if self._agents:

@@ -68,6 +68,15 @@ class Shards:
         """The store of the jobs."""
         return self._store("jobs")
 
+    def database_of(self, name: str) -> Database | None:
+        """The database of that name, if its store is open."""
+        store = self._stores.get(name)
+        return None if store is None else store.database
+
+    def owner_of(self, table: str) -> str | None:
+        """The agent that writes *table*, as far as the open stores know."""
+        return self._owners.get(table)
+
     def open_stores(self) -> list[Store]:
         """Every store that is open."""
         return list(self._stores.values())

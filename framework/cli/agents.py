@@ -1,4 +1,4 @@
-"""`framework agents`: how far each has come."""
+"""`framework agents`: how far each has come, and what it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from framework.cli.naming import forget, rename
 from framework.cli.options import directory_options, json_option
+from framework.cli.rewind import checkpoints, reset, rewind
 from framework.cli.show import show
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ COLUMNS = ("agent", "topic", "partition", "committed", "end", "lag")
 
 @click.group()
 def agents() -> None:
-    """See how far the agents have come, and what they are doing."""
+    """See how far the agents have come and what they are doing; take them back, rename and forget them."""
 
 
-agents.add_command(show)
+for command in (show, checkpoints, rewind, reset, rename, forget):
+    agents.add_command(command)
 
 
 @agents.command()

@@ -186,16 +186,16 @@ class Letter:
 
 
 def _topics(directory: Directory) -> list[TopicInfo]:
-    from framework.dead_letter import SUFFIX
+    from framework.replay import DEAD_LETTERS
 
-    return [info for name, info in sorted(directory.log.topics().items()) if name.endswith(SUFFIX)]
+    return [info for name, info in sorted(directory.log.topics().items()) if name.endswith(DEAD_LETTERS)]
 
 
 def _owner(info: TopicInfo) -> str:
     """`<app>.<agent>`."""
-    from framework.dead_letter import SUFFIX
+    from framework.replay import DEAD_LETTERS
 
-    return info.name.removesuffix(SUFFIX)
+    return info.name.removesuffix(DEAD_LETTERS)
 
 
 def _topic(directory: Directory, name: str) -> TopicInfo:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from framework.app import App
@@ -31,13 +32,13 @@ class Session:
         self._worker: Worker | None = None
         self._stopping = False
 
-    async def run(self, *, wait_s: float, until_idle: bool) -> None:
+    async def run(self, *, wait_s: float, until_idle: bool, accept_schema: Sequence[str] = ()) -> None:
         """Run until idle, or until a signal comes.
 
         Raises:
             ShardBusy: Another worker runs on the directory.
         """
-        self._worker = Worker(self._app, wait_s=wait_s)
+        self._worker = Worker(self._app, wait_s=wait_s, accept_schema=accept_schema)
         if wait_s and not self._made:
             self._announce_wait(wait_s)
         started = time.monotonic()

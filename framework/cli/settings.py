@@ -27,11 +27,17 @@ def settings_from(config: dict[str, Setting], retention: str | None, settings: t
             raise InvalidSetting(f"--config {text!r} is not NAME=VALUE")
         config[key] = parse_setting(key, value)
     if retention is not None:
-        match = _DURATION.fullmatch(retention)
-        if match is None and retention != "forever":
+        milliseconds = parse_duration(retention)
+        if milliseconds is None and retention != "forever":
             raise InvalidSetting(f"--retention {retention!r} is none of 90s, 30m, 12h, 7d, 2w, forever and the like")
-        config["retention.ms"] = int(match[1]) * UNITS_MS[match[2]] if match else -1
+        config["retention.ms"] = -1 if milliseconds is None else milliseconds
     return config
+
+
+def parse_duration(text: str) -> int | None:
+    """Milliseconds of a time with a unit, like 90s; None if *text* is none."""
+    match = _DURATION.fullmatch(text)
+    return int(match[1]) * UNITS_MS[match[2]] if match else None
 
 
 def duration(milliseconds: int) -> str:

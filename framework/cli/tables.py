@@ -1,14 +1,15 @@
-"""`framework tables`: the committed rows of tables."""
+"""`framework tables`: the committed rows of tables, and who writes them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
 from framework.cli.options import directory_options, json_option
+from framework.cli.reshape import execute_option
 
 if TYPE_CHECKING:
     from framework.cli.directory import Directory
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
     from framework.table import Table
 
 
+class Known(TypedDict):
+    """What the declaration of a table says, and the state does not; None without one."""
+
+    ttl_ms: int | None
+    partitions: int | None
+
+
 @click.group()
 def tables() -> None:
-    """Look into the tables: the rows as of the last commit."""
+    """Look into the tables: the rows as of the last commit; let go of one."""
 
 
 @tables.command()
@@ -61,7 +69,7 @@ def get(name: str, key: str, app_name: str | None, data: str | None, as_json: bo
 
     with reading(app_name, data) as directory:
         rows = Rows(directory, name)
-        value = directory.view.table_row(name, rows.key_bytes(key))
+        value = directory.view.table_row(name, rows.key_bytes(key), **rows.known)
         if value is None:
             raise NotFound(f"table {name!r} has no row {key!r}")
         if as_json:
@@ -87,9 +95,38 @@ def scan(name: str, prefix: str, limit: int | None, app_name: str | None, data: 
 
     with reading(app_name, data) as directory:
         rows = Rows(directory, name)
-        documents = (rows.document(*row) for row in directory.view.table_rows(name, prefix.encode()))
+        documents = (rows.document(*row) for row in directory.view.table_rows(name, prefix.encode(), **rows.known))
         if not print_rows(islice(documents, limit), ("key", "value"), as_json=as_json):
             click.echo(f"no {'such ' if prefix else ''}rows in table {name!r}", err=True)
+
+
+@tables.command()
+@click.argument("name", metavar="TABLE")
+@execute_option
+@directory_options
+def release(name: str, execute: bool, app_name: str | None, data: str | None) -> None:
+    """Forget which agent writes TABLE: the next one that does owns it.
+
+    After the code of its agent was renamed or removed. The rows stay; whoever writes the table next must read a topic
+    with as many partitions. Not while a worker runs.
+    """
+    from framework.cli.directory import known, reading
+    from framework.log.errors import NotFound
+
+    with reading(app_name, data) as directory:
+        owner = known("table", name, _tables(directory), f"in {directory.path}")
+        if owner is None:
+            raise NotFound(f"table {name!r} has no owner: the next agent that writes it will be")
+        table = directory.app.tables.get(name) if directory.app else None
+        partitions = table.partitions if table is not None else None
+        if partitions is None:
+            partitions = directory.view.partitions_of(name)
+        if execute:
+            from framework.state.release import release_table
+
+            release_table(directory.log, name, owner, partitions)
+        what = f"table {name!r}, written by {owner!r}"
+        click.echo(f"released {what}" if execute else f"would release {what}; do it with --execute", err=True)
 
 
 class Rows:
@@ -106,6 +143,9 @@ class Rows:
         known("table", name, _tables(directory), f"in {directory.path}")
         self._name = name
         self._table: Table[Any, Any] | None = directory.app.tables.get(name) if directory.app else None
+        self.known = Known(ttl_ms=None, partitions=None)
+        if self._table is not None:
+            self.known = Known(ttl_ms=self._table.ttl_ms, partitions=self._table.partitions)
 
     def key_bytes(self, text: str) -> bytes:
         """The key that *text* stands for.

@@ -12,6 +12,14 @@ from framework.cli.options import directory_options, wait_option
 @click.command()
 @directory_options
 @wait_option
+@click.option(
+    "--accept-schema",
+    "accept_schema",
+    multiple=True,
+    metavar="NAME|all",
+    help="Start although the topic or table NAME, or any, may hold what its type cannot be read from any more. "
+    "Else FRAMEWORK_ACCEPT_SCHEMA, with spaces between names.",
+)
 @click.option("--until-idle", is_flag=True, help="Stop when everything in the log has been handled.")
 @click.option(
     "--log-level",
@@ -21,7 +29,14 @@ from framework.cli.options import directory_options, wait_option
     show_default=True,
     help="Of the logs on standard error.",
 )
-def worker(app_name: str | None, data: str | None, wait_s: float, until_idle: bool, log_level: str) -> None:
+def worker(
+    app_name: str | None,
+    data: str | None,
+    wait_s: float,
+    accept_schema: tuple[str, ...],
+    until_idle: bool,
+    log_level: str,
+) -> None:
     """Run the agents and jobs of an app.
 
     SIGTERM or Ctrl-C ends it: what is in hand is finished and committed, and the exit code is 0. A second one
@@ -37,7 +52,7 @@ def worker(app_name: str | None, data: str | None, wait_s: float, until_idle: bo
     line = LiveLine(sys.stderr)
     log_above(line, log_level)
     session = Session(app, line, made=not exists(app.data))
-    running = session.run(wait_s=wait_s, until_idle=until_idle)
+    running = session.run(wait_s=wait_s, until_idle=until_idle, accept_schema=accept_schema)
     try:
         with signals_interrupt():
             asyncio.run(running)

@@ -148,19 +148,18 @@ def mutate(name: str) -> None:
     """Break the commit the way *name* says."""
     if name == "swap":
 
-        def commit(self: Store, commit: Commit) -> list[int]:
+        def commit(self: Store, commit: Commit) -> None:
             written = self.database.write
             held: list[Sequence[Change]] = []
             self.database.write = held.append  # type: ignore[method-assign, assignment]
             synced, self.database.sync = self.database.sync, lambda: None  # type: ignore[method-assign]
             try:
-                offsets = original(self, commit)
+                original(self, commit)
             finally:
                 self.database.write, self.database.sync = written, synced  # type: ignore[method-assign]
             for changes in held:
                 self.database.write(changes)
             self.database.sync()
-            return offsets
 
         original = Store._commit
         Store._commit = commit  # type: ignore[method-assign]

@@ -27,12 +27,12 @@ JUDGE = Producer(1, False, 20, 300)
 """Who sends what comes behind."""
 
 
-class Loaded(Child):
-    """A process that puts a load on a log; every line it said is kept, in the order in which they came."""
+class Talking(Child):
+    """A process that can be stopped; every line it said is kept, in the order in which they came."""
 
-    def __init__(self, lines: list[str], directory: Path, run: int, seed: int, *, synced: bool = True) -> None:
+    def __init__(self, lines: list[str], script: str, *arguments: object) -> None:
         """Start it; *lines* grows by what is heard."""
-        super().__init__(LOAD, directory, run, seed, "synced" if synced else "unsynced")
+        super().__init__(script, *arguments)
         self.lines = lines
 
     def hear(self) -> str:
@@ -59,6 +59,14 @@ class Loaded(Child):
             self._heard += more
         whole, _, self._heard = self._heard.rpartition(b"\n")
         self.lines += whole.decode().split("\n") if whole else []
+
+
+class Loaded(Talking):
+    """One that puts a load on a log."""
+
+    def __init__(self, lines: list[str], directory: Path, run: int, seed: int, *, synced: bool = True) -> None:
+        """Start it."""
+        super().__init__(lines, LOAD, directory, run, seed, "synced" if synced else "unsynced")
 
 
 @dataclass

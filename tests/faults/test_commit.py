@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).with_name("commit_cases.py")
 BATCHES = (1, 2, 10)
 ROUNDS = 2
+TIMEOUT_S = 900
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def start(directory: Path, *arguments: object) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What the cases printed."""
-    out, errors = process.communicate(timeout=240)
+    out, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     report: dict[str, Any] = json.loads(out)
     return report

@@ -78,7 +78,8 @@ async def test_a_task_that_outlives_its_record_is_refused(shop: Shop) -> None:
     @app.agent(numbers)
     async def start(stream: Stream[int]) -> None:
         async for _ in stream:
-            left.append(asyncio.get_running_loop().create_task(later()))  # noqa: PERF401
+            sums["b"] += 1
+            left.append(asyncio.get_running_loop().create_task(later()))
 
     shop.send(numbers, [1])
     worker = Worker(app)
@@ -233,7 +234,7 @@ async def test_headers_that_cannot_be_stored_are_the_fault_of_their_record(shop:
 
 
 async def test_more_than_a_commit_may_hold_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("framework.effects.HARD_LIMIT_BYTES", 100_000)
+    monkeypatch.setattr("framework.effects.RECORD_LIMIT_BYTES", 100_000)
     app = shop.app()
     numbers, out = app.topic("numbers", int), app.topic("out", str)
 
@@ -247,13 +248,15 @@ async def test_more_than_a_commit_may_hold_is_refused(shop: Shop, monkeypatch: p
     assert len(shop.values(out)) == 5
     [letter] = shop.dead(app, "flood")
     error = letter.headers["dead-letter.error"].decode()
-    assert re.fullmatch(r"OutboxTooLarge: flood sent 10\d{4} bytes without a commit, 100000 is most", error)
+    assert re.fullmatch(
+        r"OutboxTooLarge: flood sent 10\d{4} bytes without a commit, 100000 is most: send less for one record", error
+    )
 
 
 async def test_a_flood_is_committed_in_parts_between_records(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the soft limit a commit comes before the next record, so many small ones do not meet the hard one."""
     monkeypatch.setattr("framework.effects.SOFT_LIMIT_BYTES", 1000)
-    monkeypatch.setattr("framework.effects.HARD_LIMIT_BYTES", 2000)
+    monkeypatch.setattr("framework.effects.RECORD_LIMIT_BYTES", 2000)
     app = shop.app()
     numbers, out = app.topic("numbers", int), app.topic("out", str)
 

@@ -38,7 +38,7 @@ async def test_a_record_knows_where_it_came_from(shop: Shop) -> None:
 async def test_the_id_is_the_same_through_retries_and_restarts(shop: Shop) -> None:
     ids: list[str] = []
     for name in ("first", "second"):
-        app = shop.app()
+        app = shop.app(name)
         numbers = app.topic("numbers", int)
 
         @app.agent(numbers, name=name)

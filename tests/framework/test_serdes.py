@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import typing
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -20,7 +21,7 @@ from typing_extensions import TypedDict
 
 from framework import Record, Stream
 from framework.errors import DeclarationError, DecodeError, EncodeError
-from framework.serdes import key_serde_of, serde_of
+from framework.serdes import SERDE_ERRORS, key_serde_of, serde_of
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -99,6 +100,25 @@ Json = st.recursive(
 def test_any_json_comes_back_as_it_went(value: Any) -> None:
     serde = serde_of(Any)
     assert serde.decode(serde.encode(value)) == value
+
+
+@given(st.lists(st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(max_size=3)))
+def test_many_values_are_stored_as_each_would_be(values: list[Any]) -> None:
+    serde = serde_of(Any)
+    assert serde.dump_all(values) == [serde.dump(value) for value in values]
+    floats = serde_of(float)
+    finite = [value for value in values if type(value) in (int, float) and math.isfinite(value)]
+    assert floats.dump_all(finite) == [floats.dump(value) for value in finite]
+
+
+@pytest.mark.parametrize(
+    ("value_type", "value"),
+    [(float, math.nan), (float, math.inf), (float, True), (int, True), (int, 1.5), (int, 1 << 64), (Any, 1 << 64)],
+    ids=str,
+)
+def test_of_many_values_one_that_cannot_be_stored_is_refused(value_type: Any, value: Any) -> None:
+    with pytest.raises(SERDE_ERRORS):
+        serde_of(value_type).dump_all([1, value, 2])
 
 
 def test_an_int_is_a_float_where_floats_are_expected() -> None:
@@ -293,6 +313,35 @@ async def test_an_undecodable_record_is_logged_with_its_place_and_the_error(
     [letter] = shop.dead(app, "take")
     assert (letter.partition, letter.timestamp) == (1, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
     assert (letter.headers["trace"], letter.headers["dead-letter.error"]) == (b"1", error.encode())
+
+
+@pytest.mark.parametrize(
+    ("value_type", "good", "other"),
+    [(dict, {}, b"[]"), (list, [], b"{}"), (int, 1, b"true"), (bool, True, b"1"), (float, 1.0, b"true")],
+    ids=["dict", "list", "int", "bool", "float"],
+)
+@pytest.mark.parametrize("form", ["values", "filtered", "lists"])
+async def test_json_of_another_type_is_a_dead_letter_in_every_kind_of_loop(
+    shop: Shop, form: str, value_type: Any, good: Any, other: bytes
+) -> None:
+    app, seen = shop.app(), list[Any]()
+    topic = app.topic("topic", value_type)
+
+    @app.agent(topic)
+    async def loop(stream: Stream[Any]) -> None:
+        forms: dict[str, Stream[Any]] = {
+            "values": stream,
+            "filtered": stream.filter(lambda _: True),
+            "lists": stream.take(1, timedelta(seconds=1)),
+        }
+        async for value in forms[form]:
+            seen.append(value[0] if form == "lists" else value)
+
+    for sent in (good, None, good, good):
+        shop.send_raw(topic, other if sent is None else topic.value_serde.encode(sent))
+    await shop.run(app)
+    assert seen == [good] * 3
+    assert [letter.value for letter in shop.dead(app, "loop")] == [other]
 
 
 @pytest.mark.parametrize("value_type", [Point, str, bytes, int, dict, Any, list[int]], ids=str)

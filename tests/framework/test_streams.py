@@ -94,10 +94,15 @@ def take_into(shop: Shop, count: int, within: timedelta, operate: Operate = lamb
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
 async def test_lists_are_full_but_for_the_last(shop: Shop, count: int) -> None:
-    app, numbers, lists = take_into(shop, count, SOON)
-    shop.send(numbers, range(10))
-    await shop.run(app)
-    assert shop.values(lists) == [list(range(10))[at : at + count] for at in range(0, 10, count)]
+    app, numbers, lists = take_into(shop, count, LATE)
+    expected = [list(range(10))[at : at + count] for at in range(0, 10, count)]
+    async with app.testing() as t:
+        numbers.send_many(range(10))
+        await t.idle()
+        assert t.sent(lists) == [taken for taken in expected if len(taken) == count]
+        t.clock.advance(LATE)
+        await t.idle()
+        assert t.sent(lists) == expected
 
 
 async def test_lists_reach_over_slices_and_reads(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +117,12 @@ async def test_lists_reach_over_slices_and_reads(shop: Shop, monkeypatch: pytest
 
 async def test_lists_can_be_taken_of_records(shop: Shop) -> None:
     app, numbers, lists = take_into(shop, 2, SOON, lambda s: s.records().map(lambda r: r.id))
-    shop.send(numbers, range(3))
-    await shop.run(app)
-    assert shop.values(lists) == [["numbers-0-0", "numbers-0-1"], ["numbers-0-2"]]
+    async with app.testing() as t:
+        numbers.send_many(range(3))
+        await t.idle()
+        t.clock.advance(SOON)
+        await t.idle()
+        assert t.sent(lists) == [["numbers-0-0", "numbers-0-1"], ["numbers-0-2"]]
 
 
 @pytest.mark.slow

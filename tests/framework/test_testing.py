@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from framework import App, Stream
+from framework import App, Batch, Stream
 from framework.clock import START
 from framework.errors import AgentEnded, JobFailed, NotIdle
 from tests.framework.shop_app import (
@@ -60,6 +60,16 @@ async def test_idle_waits_for_records_whose_sends_nobody_awaited() -> None:
         await t.idle()
         assert sorted(t.sent(receipts)) == list(range(1, 100))
         assert sum(basket.total for basket in baskets.values()) == sum(range(100))
+
+
+async def test_idle_waits_for_the_commit_however_often_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every turn of the event loop: also between the last record and the commit that it asks for."""
+    monkeypatch.setattr("framework.testing.POLL_S", 0)
+    async with app.testing() as t:
+        for count in range(1, 21):
+            await orders.send(ann(1))
+            await t.idle()
+            assert t.sent(receipts) == [1] * count
 
 
 async def test_sent_gives_partition_after_partition_each_in_its_order() -> None:
@@ -156,6 +166,29 @@ async def test_run_runs_a_job_now_over_what_its_last_run_has_not_seen() -> None:
     assert reports == [[1], [2]]
 
 
+async def test_a_job_that_falls_due_while_it_runs_waits_for_its_turn() -> None:
+    """Both at once would have the same records."""
+    one, seen, entered, gate = numbers_app(), list[list[int]](), asyncio.Event(), asyncio.Event()
+    numbers = one.topics["numbers"]
+
+    @one.job(numbers, schedule="@hourly")
+    async def hourly(batch: Batch[int]) -> None:
+        seen.append(list(batch))
+        entered.set()
+        await gate.wait()
+
+    async with one.testing() as t, asyncio.TaskGroup() as group:
+        await numbers.send(1)
+        group.create_task(t.run(hourly))
+        await asyncio.wait_for(entered.wait(), 10)
+        t.clock.advance(HOUR)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gate.set()
+        await t.idle()
+    assert seen == [[1]]
+
+
 async def test_run_raises_what_the_handler_raised() -> None:
     async with app.testing() as t:
         orders.send(ann(13))
@@ -166,11 +199,15 @@ async def test_run_raises_what_the_handler_raised() -> None:
 async def test_a_list_is_given_out_when_its_time_has_passed() -> None:
     """Until then `idle` does not wait for it, for it is the clock that has to move."""
     one = numbers_app()
-    numbers, lists = one.topics["numbers"], one.topic("lists", list)
+    numbers, lists, sums = one.topics["numbers"], one.topic("lists", list), one.table("sums", int)
+
+    def increase(number: int) -> int:
+        sums["all"] += 1
+        return number + 1
 
     @one.agent(numbers)
     async def collect(stream: Stream[int]) -> None:
-        async for taken in stream.map(lambda n: n + 1).take(3, within=5 * SECOND):
+        async for taken in stream.map(increase).take(3, within=5 * SECOND):
             lists.send(taken)
 
     async with one.testing() as t:
@@ -179,10 +216,10 @@ async def test_a_list_is_given_out_when_its_time_has_passed() -> None:
         await t.idle()
         t.clock.advance(4 * SECOND)
         await t.idle()
-        assert t.sent(lists) == [[1, 2, 3]]
+        assert (t.sent(lists), sums["all"]) == ([[1, 2, 3]], 3)
         t.clock.advance(SECOND)
         await t.idle()
-        assert t.sent(lists) == [[1, 2, 3], [4]]
+        assert (t.sent(lists), sums["all"]) == ([[1, 2, 3], [4]], 4)
 
 
 async def test_retention_goes_by_the_clock() -> None:

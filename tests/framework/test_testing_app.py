@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from framework import App, Harness
 from framework.errors import AppIsOpen
-from tests.framework.shop_app import Order, ann, app, baskets, fill, numbers_app, orders, receipts
+from framework.log import partition_of
+from tests.framework.shop_app import ann, app, baskets, fill, numbers_app, orders, receipts
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -47,19 +48,17 @@ async def test_each_testing_begins_with_nothing() -> None:
             assert baskets["ann"].orders == 1
 
 
-async def test_keys_find_their_partition_in_the_next_directory_too(tmp_path: Path) -> None:
+async def test_keys_find_their_partition_in_the_next_directory_too() -> None:
     """It may have more of them than the one before."""
-    with orders._app.opened(tmp_path / "data"):
-        orders.send_many(Order(customer=f"c{number}", amount=1) for number in range(20)).result()
-        spread = {record.key: record.partition for record in orders.read().records()}
-    two = App("two")
-    values = two.topic("values", Order, key=lambda order: order.customer)
-    for partitions in (1, 2):
-        two._partitions = partitions
-        async with two.testing():
-            await values.send_many(Order(customer=f"c{number}", amount=1) for number in range(20))
-            found = {record.key: record.partition for record in values.read().records()}
-        assert found == (spread if partitions == 2 else dict.fromkeys(spread, 0))
+    one = App("one")
+    keyed = one.topic("keyed", str, key=lambda value: value)
+    for partitions in (2, 4):
+        one._partitions = partitions
+        async with one.testing():
+            await keyed.send_many(f"k{number}" for number in range(20))
+            found = {record.value: record.partition for record in keyed.read().records()}
+            assert found == {value: partition_of(value.encode(), partitions) for value in found}
+            assert len(found) == 20
 
 
 async def test_an_app_that_is_open_is_not_taken(tmp_path: Path) -> None:

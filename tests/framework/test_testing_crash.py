@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from framework import App, Batch, Stream
+from framework.errors import StaleTask
 from framework.log.errors import LogClosed
 from tests.framework.shop_app import numbers_app
 
@@ -60,6 +61,37 @@ async def test_an_agent_that_resists_its_cancellation_dies_all_the_same() -> Non
         gate.set()
         await t.idle()
         assert t.sent(out) == [7]
+
+
+async def test_what_an_agent_started_before_the_crash_can_send_no_more() -> None:
+    one, entered, gate = numbers_app(), asyncio.Event(), asyncio.Event()
+    numbers, out, refused = one.topics["numbers"], one.topics["out"], list[str]()
+
+    async def later() -> None:
+        await gate.wait()
+        try:
+            out.send(1)
+        except StaleTask as error:
+            refused.append(str(error))
+
+    async with asyncio.TaskGroup() as group:
+
+        @one.agent(numbers)
+        async def start(stream: Stream[int]) -> None:
+            async for _ in stream:
+                if not entered.is_set():
+                    group.create_task(later())
+                entered.set()
+                await gate.wait()
+
+        async with one.testing() as t:
+            await numbers.send(7)
+            await asyncio.wait_for(entered.wait(), 10)
+            await t.crash()
+            gate.set()
+            await t.idle()
+            assert t.sent(out) == []
+    assert refused == ["start sent to 'out' after its record was finished or discarded"]
 
 
 async def test_a_crash_loses_what_waits_for_company_and_tells_who_waits_for_it() -> None:

@@ -142,7 +142,7 @@ async def test_an_agent_that_waits_in_every_record_is_committed_in_intervals(
         assert isinstance(task, Task)
         out.send(number)
         # An interval ends while the record is in hand; its slice is over with it, and the commit is due.
-        await shop.until(lambda: task._slice_end == number + 1)
+        await shop.until(lambda: task.feed.end == number + 1)
         for _ in range(10):
             await asyncio.sleep(0)
         if number == 20:

@@ -58,7 +58,7 @@ def test_a_commit_writes_offsets_tables_and_outputs(log: Log, out: TopicInfo, op
     store.send(commit, {(out, 0): numbered(1, 2)})
     store.send(commit, {(out, 1): numbered(3)})
     store.send(commit, {(out, 0): numbered(4)})
-    assert store.commit(commit) == [0, 0, 2]
+    store.commit(commit)
     store.close()
     store = open_store(log)
     assert store.offset("fold", out, 1) == 0

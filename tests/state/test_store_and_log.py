@@ -276,7 +276,10 @@ def test_what_was_sent_to_a_deleted_topic_is_dropped_and_logged(
     database.close()
     store = open_store(log)
     assert store.replayed == 1
-    assert f"a batch that was sent is dropped: the topic with id {'ab' * 16} has been deleted" in caplog.text
+    assert (
+        f"1 batches that were sent are dropped, 1 since the start: the topic with id {'ab' * 16} has been deleted"
+        in caplog.text
+    )
     store.close()
     assert open_store(log).replayed == 0
 
@@ -289,7 +292,8 @@ def test_a_topic_deleted_between_commit_and_append_is_no_failure_of_the_commit(
     log.delete_topic(out.name)
     commit = Commit()
     store.send(commit, {(out, 0): numbered(2)})
-    assert store.commit(commit) == [-1]
+    store.commit(commit)
+    assert store.dropped == 1
 
 
 def test_a_refused_store_is_closed_and_can_be_opened_when_the_reason_is_gone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from datetime import timedelta
 from typing import assert_type
 
 from pydantic import BaseModel
@@ -40,6 +41,15 @@ assert_type(tags, Table[list[str], str])
 pairs = app.table("pairs", lambda: (0, 0.0))
 assert_type(pairs, Table[tuple[int, float], str])
 
+recent = app.table("recent", int, key_type=int, ttl=timedelta(hours=1))
+assert_type(recent, Table[int, int])
+
+last = app.table("last", source=carriers)
+assert_type(last, Table[str, str])
+
+named = app.table("named", source=app.topic("names", Delays, key_type=int), everywhere=True)
+assert_type(named, Table[Delays, int])
+
 # The types of what is empty have to be said.
 by_day: Table[dict[str, int]] = app.table("by-day", dict)
 
@@ -68,5 +78,6 @@ def look() -> MutableMapping[int, Delays]:
     assert_type(dict(by_number), dict[int, Delays])
     assert_type([*delays.values()], list[Delays])
     assert_type([*delays.items()], list[tuple[str, Delays]])
+    assert_type(named.range(1, 9), Iterator[tuple[int, Delays]])
     assert_type(len(counts), int)
     return by_number

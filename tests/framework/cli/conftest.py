@@ -114,6 +114,10 @@ class Shell:
         running.wait_for("SIGTERM or Ctrl-C stops it")
         return running
 
+    def python(self, script: str) -> None:
+        """Run a Python file of the user's."""
+        subprocess.run([sys.executable, script], cwd=self.folder, env=self.environment, timeout=LIMIT_S, check=True)
+
     def run(self, *arguments: str | Path, text: str = "") -> Done:
         """Run the command with *arguments*, and *text* as its standard input."""
         done = subprocess.run(

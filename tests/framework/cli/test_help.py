@@ -17,23 +17,14 @@ pytestmark = pytest.mark.slow
 COMMANDS = {
     "": ["worker", "topics", "agents", "dlq", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
-    "agents": ["ls", "show"],
+    "agents": ["checkpoints", "forget", "ls", "rename", "reset", "rewind", "show"],
     "dlq": ["ls", "purge", "retry", "show"],
-    "tables": ["get", "ls", "scan"],
+    "tables": ["get", "ls", "release", "scan"],
     "jobs": ["ls", "run", "runs"],
 }
 READS = [
-    *(
-        "topics ls",
-        "topics show",
-        "topics tail",
-        "agents ls",
-        "agents show",
-        "dlq ls",
-        "dlq show",
-        "tables ls",
-        "tables get",
-    ),
+    *("topics ls", "topics show", "topics tail", "agents ls", "agents show", "agents checkpoints", "dlq ls"),
+    *("dlq show", "tables ls", "tables get"),
     *("tables scan", "jobs ls", "jobs runs"),
 ]
 

@@ -370,7 +370,8 @@ def test_a_row_of_another_partition_makes_a_dead_letter_that_says_so(shell: Shel
     belongs = partition_of(b"ann", 2)
     assert letter["headers"]["dead-letter.error"] == (
         f"WrongPartition: table 'totals': key 'ann' belongs to partition {belongs}, but 'sum_up' touched it while "
-        f"handling partition {1 - belongs}. Key the topic by it (key=), or send on to a topic that is"
+        f"handling partition {1 - belongs}. Bring the records of a key together first, with stream.group_by(...), or "
+        "with key= on the topic"
     )
     assert letter["value"] == {**order, "id": str(wrong)}
 
