@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -114,6 +114,7 @@ class Declarations:
             DeclarationError: It is declared already, and differently.
             InvalidName, InvalidSetting: Kafka would not take it.
         """
+        check_options(f"topic {name!r} (settings by Kafka's name go into config=)", options, TopicOptions)
         overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
             self._app,
@@ -241,6 +242,7 @@ class Declarations:
         Raises:
             DeclarationError: The name is taken, or the function has none of these forms.
         """
+        check_options("agent", options, AgentOptions)
 
         def decorate(function: Callable[..., Any]) -> Agent[Any, Any]:
             called = options.get("name") or cast(str, getattr(function, "__name__", ""))
@@ -308,6 +310,19 @@ class Declarations:
         if name in known:
             kinds = "tables" if kind == "table" else "agents or jobs"
             raise DeclarationError(f"there are two {kinds} named {name!r}: give one of them another name")
+
+
+def check_options(what: str, options: Mapping[str, object], known: type) -> None:
+    """Refuse what is no option: without a type checker nobody else would.
+
+    Raises:
+        DeclarationError: One of *options* is not *known*.
+    """
+    unknown = sorted(set(options) - set(known.__annotations__))
+    if unknown:
+        raise DeclarationError(
+            f"{', '.join(unknown)} is no option of {what}; there are {', '.join(sorted(known.__annotations__))}"
+        )
 
 
 def check_name(kind: str, name: str) -> str:

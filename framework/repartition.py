@@ -44,12 +44,13 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 32 << 20
 """The topic between is removed a segment at a time, so this is about what it takes."""
+FLUSH_BYTES = 1 << 20
+MAX_KEY_BYTES = MAX_HEADERS_BYTES // 2
+"""The topic between takes so much more than the stage's own, so that what is passed on as it was read fits."""
 RECORD_BYTES = RECORD_OVERHEAD_BYTES - HEADER_BYTES
 """The most that a record takes beside key, value and headers, in a batch with others."""
 Place: TypeAlias = tuple[bytes, Callable[[Any], None]]
 logger = logging.getLogger("framework.repartition")
-FLUSH_BYTES = 1 << 20
-MAX_KEY_BYTES = MAX_HEADERS_BYTES // 2
 
 
 class Repartition(Topic[Any, Any]):

@@ -284,3 +284,29 @@ async def test_retention_does_not_pass_a_stage_whose_loop_has_not_begun(shop: Sh
         worker.publish_holds()
         hold = app.log.shared.hold(app.log.partition(app.log.topic("numbers"), 0).slot)
     assert hold == 0
+
+
+async def test_an_agent_whose_loop_has_not_begun_commits_no_offset(shop: Shop) -> None:
+    """It would be one of the topic that its stage reads, and an agent of the app would be listed twice."""
+    app = shop.app()
+    numbers, entered, may_begin = app.topic("numbers", int), asyncio.Event(), asyncio.Event()
+    begun = app.table("begun", int)
+
+    @app.agent(numbers)
+    async def loop(stream: Stream[int]) -> None:
+        begun["loops"] += 1
+        entered.set()
+        await may_begin.wait()
+        async for _ in stream.group_by(key):
+            pass
+
+    worker = Worker(app)
+    async with worker.running():
+        await entered.wait()
+        await shop.commit(worker)
+        may_begin.set()
+        await shop.until(lambda: worker.idle)
+        info = app.log.topic("numbers")
+        offsets = {task.agent.name: task.effects.store.offset(task.agent.name, info, 0) for task in worker.tasks}
+    assert offsets == {"loop": None, "loop.group-1": 0}
+    assert shop.rows(begun) == {"loops": 1}

@@ -85,3 +85,11 @@ async def test_what_is_sent_waits_for_company_as_long_as_it_may(tmp_path: Path) 
         assert [(await ack).offset for ack in acks] == [0, 1, 2, 3, 4]
     with pytest.raises(InvalidSetting, match="batch_bytes is 0, it must lie between 1"):
         App("shop", data=tmp_path / "data", batch_bytes=0).producer()
+
+
+def test_an_option_that_there_is_not_is_refused_and_those_there_are_named(tmp_path: Path) -> None:
+    app: Any = App("shop", data=tmp_path)
+    with pytest.raises(DeclarationError, match=r"segment_bytes is no option of topic 't' \(settings by Kafka's name"):
+        app.topic("t", int, segment_bytes=1 << 20)
+    with pytest.raises(DeclarationError, match="conurrency is no option of agent; there are concurrency, name"):
+        app.agent(app.topic("numbers", int), conurrency=3)
