@@ -11,7 +11,7 @@ DATA := .venv/data.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test bench torture clean
+.PHONY: help run test bench peers torture clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -30,6 +30,10 @@ test: $(DEV) $(DATA) ## check format, style and types, and run all tests
 
 bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
 	$(BIN)/python -m tests.benchmarks.run
+
+peers: | $(BIN)/python ## let bench compare with Bytewax and Faust, too: an environment of their own in .venv/peers
+	$(BIN)/python -m venv .venv/peers
+	.venv/peers/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[peers]'
 
 torture: $(DEV) ## power cuts and kills at every operation of the log, with many more seeds; takes long
 	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults tests/log

@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
 from framework import App, Stream
-from tests.benchmarks.agents import fill, run_worker, values
-from tests.benchmarks.rows import Bench, Pairs, Result
+from tests.benchmarks.agents import fill, run_worker, sums_of
+from tests.benchmarks.peers.work import values
+from tests.benchmarks.rows import Bench, Pairs, Result, Row
 
 
 def measure_grouped_sum(bench: Bench) -> Iterator[Result]:
@@ -18,25 +17,21 @@ def measure_grouped_sum(bench: Bench) -> Iterator[Result]:
     records = bench.scale.records
     data = values(records)
     runs = iter(range(1_000))
-    expected: dict[str, int] = {}
+    expected = sums_of(data)
 
     def bare() -> float:
-        sums: dict[str, int] = {}
         started = time.perf_counter()
-        for raw in data:
-            value = orjson.loads(raw)
-            key = value["key"]
-            sums[key] = sums.get(key, 0) + value["amount"]
+        sums = sums_of(data)
         seconds = time.perf_counter() - started
-        expected.update(sums)
+        assert sums == expected
         return records / seconds / 1e6
 
     def ours() -> float:
-        run = next(runs)
-        app = App("bench", data=place / "data")
-        sums = app.table(f"grouped-{run}", int)
+        name = f"grouped-{next(runs)}"
+        app = App(name, data=place / "data")
+        sums = app.table(name, int)
 
-        @app.agent(app.topic("input", dict), name=f"grouped-{run}")
+        @app.agent(app.topic("input", dict), name=name)
         async def add(stream: Stream[dict[str, Any]]) -> None:
             async for value in stream.group_by(lambda value: value["key"]):
                 sums[value["key"]] += value["amount"]
@@ -46,7 +41,9 @@ def measure_grouped_sum(bench: Bench) -> Iterator[Result]:
             assert dict(sums.items()) == expected
         return records / seconds / 1e6
 
-    bare()
     with bench.place() as place:
         fill(place / "data", data)
         yield Pairs(ours, bare, bench.scale.pairs, "M/s").ratio("agent-grouped-sum", 0.15)
+
+
+ROWS = [Row("agent-grouped-sum", measure_grouped_sum)]

@@ -27,9 +27,9 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def worker(data: Path) -> Iterator[int]:
-    """A worker of the app in `latency_app` that has started; its process id. It ends with the body, in order."""
-    arguments: Sequence[str] = command("worker", "-A", str(APP), "--data", str(data))
+def worker(data: Path, app: Path = APP) -> Iterator[int]:
+    """A worker of *app* that has started; its process id. It ends with the body, in order."""
+    arguments: Sequence[str] = command("worker", "-A", str(app), "--data", str(data))
     process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

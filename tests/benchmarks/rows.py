@@ -8,6 +8,7 @@ what is promised in figures, is the median of several samples against a figure.
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 import statistics
 import sys
@@ -39,6 +40,9 @@ class Scale:
     """How many batches a caught-up reader waits for, one after the other."""
     low_rate_s: float = 10.0
     idle_s: float = 10.0
+    idle_tasks: int = 1_000
+    resident_records: int = 10_000_000
+    """Memory is compared between a tenth of them and all."""
     starts: int = 7
 
 
@@ -53,6 +57,8 @@ QUICK = Scale(
     caught_up=20,
     low_rate_s=0.2,
     idle_s=0.1,
+    idle_tasks=20,
+    resident_records=10_000,
     starts=1,
 )
 """Shows that every row runs; its figures say nothing."""
@@ -147,6 +153,11 @@ def samples(
 ) -> Result:
     """The median of *values* against a target, or against none."""
     return Result(name, statistics.median(values), unit, min(values), max(values), at_least, below)
+
+
+def skipped(name: str, why: str) -> Result:
+    """A line that says that nothing was measured, and why."""
+    return Result(name, math.nan, "", math.nan, math.nan, rates=f"skipped: {why}")
 
 
 def percentile(values: Iterable[float], percent: float) -> float:

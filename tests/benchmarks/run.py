@@ -11,22 +11,26 @@ with a backlog, and gives them back at the end.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import agents, latency, log_append, log_open, log_read, startup
+from tests.benchmarks import agents, grouped, latency, log_append, log_open, log_read, peer_rows, resident, startup
 from tests.benchmarks.rows import QUICK, Bench, Result, Row, Scale, say
 
 ROWS: list[Row] = [
     *agents.ROWS,
+    *grouped.ROWS,
+    *peer_rows.ROWS,
     *log_append.ROWS,
     *log_read.ROWS,
     *log_open.ROWS,
     *latency.ROWS,
     *startup.ROWS,
+    *resident.ROWS,
 ]
 
 
@@ -61,8 +65,9 @@ def run(rows: Sequence[Row], scale: Scale, beside: Path, show: Callable[[Result]
 
 def print_line(result: Result) -> None:
     """One line of the table."""
-    value = f"{result.value:.4g} {result.unit}".rstrip()
-    spread = f"{result.low:.3g} - {result.high:.3g}"
+    measured = not math.isnan(result.value)
+    value = f"{result.value:.4g} {result.unit}".rstrip() if measured else "-"
+    spread = f"{result.low:.3g} - {result.high:.3g}" if measured else ""
     verdict = "  MISSED" if result.missed else ""
     print(f"{result.name:<26} {value:>12} {result.target:>8} {spread:>16}  {result.rates}{verdict}", flush=True)
 
