@@ -33,7 +33,7 @@ def measure_grouped_sum(bench: Bench) -> Iterator[Result]:
 
     def ours() -> float:
         run = next(runs)
-        app = App("bench", data=place / "data")
+        app = App(f"bench-{run}", data=place / "data")  # Of one app, an agent more while one is gone is refused.
         sums = app.table(f"grouped-{run}", int)
 
         @app.agent(app.topic("input", dict), name=f"grouped-{run}")
