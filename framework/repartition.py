@@ -32,6 +32,7 @@ from framework.log.settings import RANGES
 from framework.retry import Retry
 from framework.returns import UNKNOWN, exact_json
 from framework.source import Source
+from framework.state import rows
 from framework.stream import Stage, decoding
 from framework.topic import KEY_CACHE_ROWS, Topic
 
@@ -248,7 +249,8 @@ class Loops:
         """
         forwards = self._begun.get(task)
         if forwards is None:
-            self._begun[task] = forwards = [] if not stages else self._run(task, stages)
+            self._check_first(task, stages[0].name if stages else None)
+            self._begun[task] = forwards = self._run(task, stages) if stages else []
         before, now = [forward.stage.name for forward in forwards], [stage.name for stage in stages]
         if before != now:
             raise DeclarationError(
@@ -257,6 +259,20 @@ class Loops:
             )
         for forward, stage in zip(forwards, stages, strict=True):
             forward.stage = stage
+
+    def _check_first(self, task: Task, name: str | None) -> None:
+        """Another first stage would begin its topic anew, and handle again what the one before it has."""
+        agent, partition = task.agent, task.fetch.partition
+        for key, _ in task.effects.store.database.scan(b"o" + f"{agent.name}.".encode()):
+            known, topic_id, number = rows.split_offset_key(key)
+            same = (topic_id, number) == (partition.topic.id, partition.number)
+            if same and known not in self._app.agents and known != f"{agent.name}.{name}":
+                raise DeclarationError(
+                    f"agent {agent.name!r} has read {agent.source.name!r} by its stage {known!r} so far: by "
+                    f"{'itself' if name is None else f'{agent.name}.{name}'!r} it would handle the same records again. "
+                    f"Keep group_by(..., name={known.removeprefix(agent.name + '.')!r}), or give the agent another "
+                    "name to begin anew"
+                )
 
     def _run(self, task: Task, stages: Sequence[Stage]) -> list[Forward]:
         agent, number = task.agent, task.fetch.partition.number

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from framework.log import At, Log, Partition
 from framework.log.clock import EPOCH
 from framework.log.cursor import check_kept
-from framework.log.errors import NotFound, OffsetOutOfRange
+from framework.log.errors import Conflict, NotFound, OffsetOutOfRange
 from framework.replay import Outputs
 from framework.state import rows
 from framework.state.checkpoints import Checkpoint, checkpoints
@@ -125,7 +125,18 @@ class Rewind:
         paths = [(str(number), self._log.path / "state" / str(number)) for number in range(SHARDS)]
         return [(name, path) for name, path in paths if (path / "CURRENT").exists()]
 
+    def _check_no_stages(self) -> None:
+        """Offsets of an agent and of its stages belong together, and what lies between them is removed."""
+        for topic in self._log.topics():
+            if f".{self._agent}." in topic and topic.endswith(".repartition"):
+                raise Conflict(
+                    f"agent {self._agent!r} has stages before a group_by, and what topic {topic!r} held between them "
+                    "is removed when it was handled: it cannot be moved by itself. To begin anew, `framework agents "
+                    f"forget {self._agent} --tables`"
+                )
+
     def _plan(self, live: dict[str, Rows]) -> list[Step]:
+        self._check_no_stages()
         owners = {key[1:].decode(): value.decode() for shard in live.values() for key, value in shard.scan(b"w")}
         self._tables = sorted(table for table, owner in owners.items() if owner == self._agent)
         self.has_sent = any(shard.get(rows.sender_key(self._agent)) is not None for shard in live.values())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from framework import App, Retry, Stream
+from framework.errors import DeclarationError
 from framework.log import Partition
 from framework.repartition import trim
 from framework.worker import Worker
@@ -310,3 +311,24 @@ async def test_an_agent_whose_loop_has_not_begun_commits_no_offset(shop: Shop) -
         offsets = {task.agent.name: task.effects.store.offset(task.agent.name, info, 0) for task in worker.tasks}
     assert offsets == {"loop": None, "loop.group-1": 0}
     assert shop.rows(begun) == {"loops": 1}
+
+
+@pytest.mark.parametrize("name", ["other", None])
+async def test_a_stage_that_goes_away_is_refused_before_its_records_are_handled_twice(
+    shop: Shop, name: str | None
+) -> None:
+    for first in (True, False):
+        app = shop.app()
+        numbers = app.topic("numbers", int)
+
+        @app.agent(numbers)
+        async def loop(stream: Stream[int]) -> None:
+            grouped = stream if not first and name is None else stream.group_by(key, name=None if first else name)  # noqa: B023
+            async for _ in grouped:
+                pass
+
+        if first:
+            shop.send(numbers, range(3))
+            await shop.run(app)
+    with pytest.raises(DeclarationError, match=r"has read 'numbers' by its stage 'loop.group-1' so far"):
+        await shop.run(app)

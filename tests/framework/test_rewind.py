@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from framework import Stream
 from framework.log import Log
-from framework.log.errors import NotFound, OffsetOutOfRange
+from framework.log.errors import Conflict, NotFound, OffsetOutOfRange
 from framework.rewind import Rewind, ToCheckpoint, ToPlace
 from framework.state.checkpoints import checkpoints
 from framework.state.errors import ShardBusy, StateFailed
@@ -252,3 +253,19 @@ async def test_nothing_is_moved_under_a_running_worker(till: Till) -> None:
         assert Rewind(app.log, "add", ToPlace("beginning", empty=True)).plan()
         with pytest.raises(ShardBusy, match="a worker is running there"):
             Shards(app.log).own_all()
+
+
+async def test_an_agent_with_stages_is_not_moved_by_itself(shop: Shop) -> None:
+    """What lay between its stages is gone, so it would handle only what comes after."""
+    app = shop.app()
+    numbers, sums = app.topic("numbers", int), app.table("sums", int)
+
+    @app.agent(numbers)
+    async def add(stream: Stream[int]) -> None:
+        async for number in stream.group_by(lambda number: f"k{number % 3}"):
+            sums[f"k{number % 3}"] += number
+
+    shop.send(numbers, range(9))
+    await shop.run(app)
+    with Log(shop.data) as log, pytest.raises(Conflict, match="has stages before a group_by"):
+        Rewind(log, "add", ToPlace("beginning", empty=True)).plan()
