@@ -21,6 +21,11 @@ LIMIT_S = 60.0
 """When a process that does not end is killed, which fails its test."""
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So shells start what runs in the background, and what we start would ignore Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass(frozen=True)
 class Done:
     """What a command that has ended leaves behind."""
