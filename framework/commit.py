@@ -23,6 +23,10 @@ class Contributor(Protocol):
         """Whether it stands where a commit can be made."""
 
     @property
+    def idle(self) -> bool:
+        """Whether it waits for records, and has asked for a commit of what it did before."""
+
+    @property
     def changed(self) -> bool:
         """Whether a commit now would say anything new."""
 
@@ -112,8 +116,10 @@ class CommitLoop:
     async def tick(self) -> None:
         """Ask for a commit every interval, also of tasks in the middle of a slice; until cancelled."""
         while True:
-            longer = min(self._last_s / MAX_COMMIT_SHARE, MAX_COMMIT_INTERVAL_S)
-            await asyncio.sleep(max(COMMIT_INTERVAL_S, longer))
+            longer = max(COMMIT_INTERVAL_S, min(self._last_s / MAX_COMMIT_SHARE, MAX_COMMIT_INTERVAL_S))
+            # A task asks for a commit itself before it is idle, so a thousand idle ones need few looks.
+            is_idle = all(task.idle for task in self.tasks)
+            await asyncio.sleep(MAX_COMMIT_INTERVAL_S if is_idle else longer)
             for task in self.tasks:
                 task.commit_soon()
             if any(task.changed for task in self.tasks):
