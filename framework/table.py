@@ -30,6 +30,9 @@ class Table(MutableMapping[K, V], Generic[V, K]):
     shows the committed rows and takes no writes.
     """
 
+    # By whom it was used last, and their view: one tuple, because a job in a thread may use the table in between.
+    _last: tuple[Effects | None, Any] = (None, None)
+
     def __init__(
         self,
         app: App,
@@ -47,8 +50,6 @@ class Table(MutableMapping[K, V], Generic[V, K]):
         self.key_serde: Serde[K] = key_serde_of(key_type)
         self.default_bytes = self.serde.encode(sample)
         self.tracked = type(sample) not in IMMUTABLE
-        # One tuple, because a job in a thread may use the table in between.
-        self._last: tuple[Effects | None, Any] = (None, None)
 
     @property
     def committed(self) -> CommittedTable:
