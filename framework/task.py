@@ -255,6 +255,7 @@ class Task:
             self._waiting, self.idle = True, self.held is None
             await self.wake.wait(deadline)
             self._waiting = self.idle = False
+            self._commits.awake.set()
             if self._encode_error is not None or (deadline is not None and self.now() >= deadline):
                 return False
         return True

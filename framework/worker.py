@@ -211,8 +211,12 @@ class Worker:
 
     async def _finish_for_the_dead(self, log: Log) -> None:
         """Sync what a killed process has written but not synced, which else would wait for the next append."""
+        slots = b""
         while True:
             await asyncio.sleep(DANGLING_POLL_S)
+            before, slots = slots, log.shared.slots()
+            if slots == before and not self._dangling:
+                continue
             seen, self._dangling = self._dangling, {}
             for partition in {task.fetch.partition for task in self.tasks}:
                 end = partition.log_end
@@ -308,7 +312,7 @@ class Worker:
         """Counts since the start, and how many records are waiting now, or were when the worker ended."""
         if self._ended is not None:
             return self._ended
-        lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks)
+        lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks if not task.idle)
         handled = sum(task.handled for task in self.tasks)
         return Progress(handled, lag, len(self.jobs.running) if self.jobs else 0)
 
