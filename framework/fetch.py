@@ -12,7 +12,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from framework.log import Fetched, Headers, Partition, Reader, StoredRecord, decode, decode_values
-from framework.log.codec import decode_stamps
+from framework.log.codec import decode_stamped
 from framework.log.compression import MAX_UNCOMPRESSED_BYTES
 from framework.log.errors import OffsetOutOfRange
 from framework.log.reader import MAX_READ_BYTES
@@ -23,18 +23,26 @@ OnGap = Callable[[int, int], None]
 class Buffer:
     """The records of one read, by their index in it."""
 
-    def __init__(self, fetched: Fetched, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES) -> None:
-        """Decodes the values; *max_uncompressed_bytes* is as much as a batch may hold."""
+    def __init__(
+        self, fetched: Fetched, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES, *, stamped: bool = False
+    ) -> None:
+        """Decodes the values; *max_uncompressed_bytes* is as much as a batch may hold.
+
+        With *stamped* it decodes what `stamps` gives with them, which is faster than when that is called.
+        """
         self.values: list[bytes | None] = []
         self.next_offset = fetched.next_offset
         self._batches, self._starts, self._bases = fetched.batches, list[int](), list[int]()
         self._decoded, self._records = -1, list[StoredRecord]()
         self._max_uncompressed_bytes = max_uncompressed_bytes
-        self._stamps: tuple[list[int], dict[int, Headers]] | None = None
+        self._stamps: tuple[list[int], dict[int, Headers]] | None = ([], {}) if stamped else None
         for header, batch in fetched.batches:
             self._starts.append(len(self.values))
             self._bases.append(header.base_offset)
-            self.values += decode_values(batch, max_uncompressed_bytes)
+            if self._stamps is None:
+                self.values += decode_values(batch, max_uncompressed_bytes)
+            else:
+                self.values += self._stamp(batch, *self._stamps)
 
     def record(self, index: int) -> StoredRecord:
         """The whole record."""
@@ -44,13 +52,21 @@ class Buffer:
     def stamps(self) -> tuple[list[int], dict[int, Headers]]:
         """The timestamps of all records, and the headers of those that have any, by index."""
         if self._stamps is None:
-            stamps, headers = list[int](), dict[int, Headers]()
+            self._stamps = ([], {})
             for _, batch in self._batches:
-                more, some = decode_stamps(batch, self._max_uncompressed_bytes)
-                headers |= {len(stamps) + at: found for at, found in some.items()}
-                stamps += more
-            self._stamps = (stamps, headers)
+                self._stamp(batch, *self._stamps)
         return self._stamps
+
+    @property
+    def is_stamped(self) -> bool:
+        """Whether `stamps` was asked for, as it will be of the next records, too."""
+        return self._stamps is not None
+
+    def _stamp(self, batch: memoryview, stamps: list[int], headers: dict[int, Headers]) -> list[bytes | None]:
+        values, more, some = decode_stamped(batch, self._max_uncompressed_bytes)
+        headers |= {len(stamps) + at: found for at, found in some.items()}
+        stamps += more
+        return values
 
     def offset(self, index: int) -> int:
         """The offset of a record; behind the last one, where the next read begins."""
@@ -117,7 +133,8 @@ class Fetch:
                 if not self._skip_gap():
                     raise
                 continue
-            self.buffer = Buffer(fetched, self.partition.topic.settings.most_uncompressed_bytes)
+            most = self.partition.topic.settings.most_uncompressed_bytes
+            self.buffer = Buffer(fetched, most, stamped=self.buffer.is_stamped)
             # The first batch may begin below the offset; what it has there has been handled.
             self._next = self.buffer.index(self.offset)
             if self._next >= len(self.buffer.values):

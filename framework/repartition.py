@@ -33,7 +33,7 @@ from framework.retry import Retry
 from framework.returns import UNKNOWN, exact_json
 from framework.source import Source
 from framework.state import rows
-from framework.stream import Stage, decoding
+from framework.stream import Stage, decoding, of_kind
 from framework.topic import KEY_CACHE_ROWS, Topic
 
 if TYPE_CHECKING:
@@ -101,18 +101,20 @@ class Forward:
         """Serve *task* until it ends."""
         task.grouped(())
         as_records, _ = self.stage.stream.steps()
+        kind = None if as_records else task.kind
         stage: Stage | None = None
-        async for values in task.slices(as_records=as_records, deadline=lambda: None):
+        async for values in task.slices(as_records=as_records, deadline=lambda: None, checked=kind is None):
             if stage is not self.stage:
                 stage = self.stage
                 grouping = None if stage.key is None else Grouping(stage, stage.key, self._target)
                 _, operate = stage.stream.steps()
             with decoding(task):
+                made = operate(values if kind is None else of_kind(values, kind))
                 if grouping is None:
-                    for value in operate(values):
+                    for value in made:
                         self._target.send(value)
                 else:
-                    grouping.gather(operate(values), task.taken)
+                    grouping.gather(made, task.taken)
             if grouping is not None:
                 grouping.flush()
 
@@ -158,11 +160,15 @@ class Grouping:
         """Values that nothing has changed fit: the topic takes larger ones than the stage's own."""
         key_of, known, find, hashed = self._key, self._known, self._find, self._hashed
         items, iterator = taken.items, taken.iterator
-        for value in values:
-            key = key_of(value)
-            raw, add = known[key] if hashed else find(key)
-            at = len(items) - length_hint(iterator) - 1
-            add((raw, items[at], stamps[at], ()))
+        if self._stage.stream.keeps_all and hashed:
+            for (raw, add), data, stamp in zip(map(known.__getitem__, map(key_of, values)), items, stamps):
+                add((raw, data, stamp, ()))
+        else:
+            for value in values:
+                key = key_of(value)
+                raw, add = known[key] if hashed else find(key)
+                at = len(items) - length_hint(iterator) - 1
+                add((raw, items[at], stamps[at], ()))
         self._size += sum(map(len, items)) + len(items) * (RECORD_BYTES + self._longest_key)
 
     def flush(self) -> None:

@@ -221,6 +221,11 @@ class Stream(Generic[V, K]):
         """Whether they work on records, and the operators as one, which begins to count."""
         return self._as_records, fused(self._steps)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether there are no operators, so that every value comes out as it went in."""
+        return not self._steps
+
     def _next(self, stage: Stage) -> Stream[Any, Any]:
         """What comes behind *stage*, in which this is the description so far."""
         call = "group_by()" if stage.key else "through()"
@@ -323,6 +328,14 @@ def decoding(source: Source) -> Iterator[None]:
     except SERDE_ERRORS:
         if not source.skip_undecodable():
             raise
+
+
+def of_kind(values: Iterator[Any], kind: type) -> Iterator[Any]:
+    """The *values*, which must be of this very type."""
+    for value in values:
+        if type(value) is not kind:
+            raise TypeError(f"it is a {type(value).__name__}")
+        yield value
 
 
 async def _values_of_kind(source: Source, kind: type) -> AsyncGenerator[Any, None]:

@@ -120,24 +120,25 @@ def decode_values(
         raise _undecodable(batch, error) from error
 
 
-def decode_stamps(
+def decode_stamped(
     batch: bytes | memoryview, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES
-) -> tuple[list[int], dict[int, Headers]]:
-    """The timestamps of the records of one *batch*, and the headers of those, by their place in it, that have any.
+) -> tuple[list[bytes | None], list[int], dict[int, Headers]]:
+    """Of the records of one *batch* the values, the timestamps, and the headers of those, by place, that have any.
 
     Raises:
         Damaged: As `decode_values`.
     """
-    stamps: list[int] = []
-    headers: dict[int, Headers] = {}
+    values, stamps, headers = list[bytes | None](), list[int](), dict[int, Headers]()
+    add_value, add_stamp = values.append, stamps.append
     try:
         for record in DefaultRecordBatch(uncompressed(batch, max_uncompressed_bytes)):
             if record.headers:
                 headers[len(stamps)] = record.headers
-            stamps.append(record.timestamp)
+            add_value(record.value)
+            add_stamp(record.timestamp)
     except (KafkaError, ValueError, struct.error) as error:
         raise _undecodable(batch, error) from error
-    return stamps, headers
+    return values, stamps, headers
 
 
 def decode(batch: bytes | memoryview, max_uncompressed_bytes: int = MAX_UNCOMPRESSED_BYTES) -> list[StoredRecord]:

@@ -9,7 +9,8 @@
     time      = "c" agent 0 partition:u32                    -> ms:u64, see `framework.record_time`
     spread    = "l" table                                    -> partitions:u32 agent, of a table that was released
     sequence  = "s" topic_id:16 partition:u32                -> next sequence:u32 of our producer there
-    outbox    = "x" number:u64                               -> topic_id:16 partition:u32 batch
+    outbox    = "x" number:u64                               -> topic_id:16 partition:u32 (batch | snappy)
+    snappy    = the batch, compressed raw; then the highest bit of the partition is set
     sender    = "q" agent                                    -> nothing; it has sent records
     replay    = "p" agent 0 topic_id:16 partition:u32        -> until:u64 policy, see `framework.replay`
     run       = "r" job 0 run id                             -> json, see `framework.job`
@@ -33,12 +34,15 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+import cramjam
+
 from framework.log.errors import NewerFormat
 
 VERSION = 1
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 _TARGET = struct.Struct(">16sI")
 TARGET_BYTES = _TARGET.size
+_SNAPPY, _MIN_SNAPPY_BYTES = 1 << 31, 4 << 10
 _STAMP = struct.Struct(">8sQQ")
 STAMPED = b"\xffrow\0ttl"
 
@@ -166,14 +170,20 @@ def outbox_number(key: bytes) -> int:
 
 
 def pack_outbox(topic_id: str, partition: int, batch: bytes | bytearray) -> bytes:
-    """An outbox row's value."""
-    return _TARGET.pack(bytes.fromhex(topic_id), partition) + batch
+    """An outbox row's value; a large one compressed, because RocksDB holds the interpreter's lock while it copies it."""
+    data: bytes | bytearray = batch
+    if len(batch) > _MIN_SNAPPY_BYTES:
+        data, partition = bytes(cramjam.snappy.compress_raw(batch)), partition | _SNAPPY
+    return _TARGET.pack(bytes.fromhex(topic_id), partition) + data
 
 
 def split_outbox(value: bytes) -> tuple[str, int, bytearray]:
     """(topic id, partition, batch) of an outbox row's value."""
     topic_id, partition = _TARGET.unpack_from(value)
-    return topic_id.hex(), partition, bytearray(value[TARGET_BYTES:])
+    data = value[TARGET_BYTES:]
+    if partition & _SNAPPY:
+        data = bytes(cramjam.snappy.decompress_raw(data))
+    return topic_id.hex(), partition & ~_SNAPPY, bytearray(data)
 
 
 def run_prefix(job: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,30 @@ def test_rows_are_there_when_it_is_opened_again(open_database: Any) -> None:
     database.write([(b"a", b"1")])
     database.close()
     assert open_database().get(b"a") == b"1"
+
+
+def test_a_row_that_is_not_there_is_found_missing_without_reading_what_lies_around_it(open_database: Any) -> None:
+    """The filter of each file has to be there when it is opened again, too: this took 200 times as long without."""
+    database = open_database()
+    large = Random(7).randbytes(4 << 20)
+    database.write([(b"a%d" % number, b"a row") for number in range(1000)] + [(b"x", large), (b"y", large)])
+    database.flush()
+    for _ in range(2):
+        # A file is only looked into if the key lies between its first and its last one.
+        beside, outside = ([b"%b%d" % (first, number) for number in range(500)] for first in (b"b", b"z"))
+        assert seconds_of(database, beside) < 40 * seconds_of(database, outside)
+        database.close()
+        database = open_database()
+
+
+def seconds_of(database: Database, keys: list[bytes]) -> float:
+    """How long it takes to find that none of *keys* is there, once in three times without being interrupted."""
+    tries = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert not any(map(database.get, keys))
+        tries.append(time.perf_counter() - started)
+    return min(tries)
 
 
 def test_a_scan_gives_the_rows_of_a_prefix_in_order(open_database: Any) -> None:

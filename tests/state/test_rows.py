@@ -26,6 +26,7 @@ def test_every_row_has_the_bytes_that_the_grammar_says() -> None:
     assert rows.sequence_key(ID, 258) == b"s" + target
     assert rows.outbox_key(258) == b"x\0\0\0\0\0\0\1\2"
     assert rows.pack_outbox(ID, 258, b"batch") == target + b"batch"
+    assert rows.pack_outbox(ID, 258, bytes(6000)).startswith(bytes(range(16)) + b"\x80\0\1\2" + b"\xf0\x2e\0\0")
     assert rows.run_prefix("nightly") == b"rnightly\0"
     assert rows.pack_u64(258) == b"\0\0\0\0\0\0\1\2"
 
@@ -40,7 +41,9 @@ def test_a_sequence_key_says_its_target(topic_id: str, partition: int) -> None:
     assert rows.split_sequence_key(rows.sequence_key(topic_id, partition)) == (topic_id, partition)
 
 
-@given(IDS, U32, st.binary(max_size=200))
+@given(
+    IDS, st.integers(0, (1 << 31) - 1), st.binary(max_size=200) | st.binary(max_size=200).map(lambda part: part * 99)
+)
 def test_an_outbox_row_gives_its_target_and_a_batch_that_the_log_may_patch(
     topic_id: str, partition: int, batch: bytes
 ) -> None:
