@@ -161,7 +161,8 @@ class Grouping:
         key_of, known, find, hashed = self._key, self._known, self._find, self._hashed
         items, iterator = taken.items, taken.iterator
         if self._stage.stream.keeps_all and hashed:
-            for (raw, add), data, stamp in zip(map(known.__getitem__, map(key_of, values)), items, stamps):
+            places = map(known.__getitem__, map(key_of, values))
+            for (raw, add), data, stamp in zip(places, items, stamps, strict=False):
                 add((raw, data, stamp, ()))
         else:
             for value in values:
