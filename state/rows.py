@@ -170,7 +170,7 @@ def outbox_number(key: bytes) -> int:
 
 
 def pack_outbox(topic_id: str, partition: int, batch: bytes | bytearray) -> bytes:
-    """An outbox row's value; a large one compressed, because RocksDB holds the interpreter's lock while it copies it."""
+    """An outbox row's value; a large one compressed: RocksDB holds the interpreter's lock while it copies it."""
     data: bytes | bytearray = batch
     if len(batch) > _MIN_SNAPPY_BYTES:
         data, partition = bytes(cramjam.snappy.compress_raw(batch)), partition | _SNAPPY
