@@ -12,7 +12,7 @@ from framework.state.store import Commit, Store
 
 COMMIT_INTERVAL_S = 0.1
 MAX_COMMIT_INTERVAL_S = 0.5
-IDLE_INTERVAL_S = 0.5
+IDLE_INTERVAL_S = 1.0
 """A task asks for a commit itself before it is idle, so a thousand idle ones need few looks."""
 MAX_COMMIT_SHARE = 0.05
 """Large commits come less often, up to the longer interval, so that they take no larger share of the time."""

@@ -34,7 +34,7 @@ from framework.status import Observer
 ACCEPT_VARIABLE = "FRAMEWORK_ACCEPT_SCHEMA"
 STOP_TIMEOUT_S = 30.0
 IDLE_POLL_S = 0.02
-DANGLING_POLL_S = 0.05
+DANGLING_POLL_S = 0.2
 HOLD_INTERVAL_S = 1.0
 RETENTION_INTERVAL_S = 60.0
 logger = logging.getLogger("framework.worker")
