@@ -91,7 +91,9 @@ class ColdReads:
     def read(self, size: int, position: int) -> bytes | None:
         """*size* bytes at *position*, which is never before the last one; None if they must be read elsewhere."""
         segment = self._segment
-        if segment is None or position < segment.began or size > STEP_BYTES or segment.buffers.are_inherited:
+        if segment is None or size > (STEPS - 1) * STEP_BYTES:
+            return None
+        if position < segment.began or segment.buffers.are_inherited:
             return None
         data = segment.read(size, position)
         if data is None:
@@ -185,9 +187,8 @@ class _ColdSegment:
     def read(self, size: int, position: int) -> bytes | None:
         """*size* bytes at *position*, fewer at the end; None if the disk did not give them."""
         while self._steps and self._steps[0][0] + STEP_BYTES <= position:
-            _, buffer, done = self._steps.popleft()
-            done.exception()  # The disk may still be writing into it.
-            self.buffers.idle.append(buffer)
+            # The disk may still be writing into one that was passed over, but does one after the other.
+            self.buffers.idle.append(self._steps.popleft()[1])
         self._next = max(self._next, position - position % STEP_BYTES)
         self._read_on()
         parts, end = list[memoryview](), min(position + size, self._size)

@@ -55,7 +55,6 @@ class Reader:
         if self.offset >= end:
             if self.offset > self.partition.log_end:
                 self.partition.segment_of(self.offset)
-            self._cold.let_go()
             return Fetched([], self.offset)
         while True:
             self._go_to_segment()
