@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,31 @@ class NoDirect(ColdFiles):
         """Refuse."""
         self.opened.append(path.name)
         raise OSError(errno.EINVAL, "Invalid argument", str(path))
+
+
+class Held(ColdFiles):
+    """A disk that takes its time, and looks whether the file it reads was closed meanwhile."""
+
+    def __init__(self) -> None:
+        """None was closed."""
+        super().__init__()
+        self.direct, self.closed, self.still_open = -1, threading.Event(), list[bool]()
+
+    def open_direct(self, path: Path) -> int:
+        """Remember it."""
+        self.direct = super().open_direct(path)
+        return self.direct
+
+    def close(self, fd: int) -> None:
+        """Let the disk go on."""
+        super().close(fd)
+        if fd == self.direct:
+            self.closed.set()
+
+    def read_into(self, fd: int, buffer: mmap, position: int) -> int:
+        """Read, a moment later."""
+        self.still_open.append(not self.closed.wait(0.05))
+        return super().read_into(fd, buffer, position)
 
 
 def refused(count: int) -> int:
@@ -75,6 +102,19 @@ def test_a_file_system_without_direct_reads_is_asked_once(directory: Path, open_
     log = open_log(files=files)
     assert list(read(log.reader(log.partition(log.topic("t"), 0), 0))) == filled[2]
     assert len(files.opened) == 1
+
+
+def test_a_file_is_closed_when_the_disk_has_finished_with_it(open_log: Any, filled: Any) -> None:
+    """Its number may be another file's at once."""
+    filled[0].close()
+    files = Held()
+    log = open_log(files=files)
+    reader = log.reader(log.partition(log.topic("t"), 0), 0)
+    while not files.read_bytes:
+        some(reader, 1)
+    reader.close()
+    assert files.closed.is_set()
+    assert files.still_open in ([True, True], [True, True, True])
 
 
 def test_a_slow_disk_is_read_through_the_cache(filled: Any, files: ColdFiles, monkeypatch: pytest.MonkeyPatch) -> None:
