@@ -6,14 +6,18 @@ Tests pass a subclass that fails, tears, drops or kills at a chosen operation; n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
 from collections.abc import Sequence
+from mmap import mmap
 from pathlib import Path
 
 _F_FULLFSYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone stops at the drive's cache.
-_FADVISE = getattr(os, "posix_fadvise", None)  # Not on macOS.
+_FADVISE = getattr(os, "posix_fadvise", None)  # Neither it nor the next two are on macOS.
+_DIRECT = getattr(os, "O_DIRECT", None)
+_NOWAIT = getattr(os, "RWF_NOWAIT", None)
 
 
 class Files:
@@ -39,6 +43,33 @@ class Files:
         """Have *size* bytes at *position* in memory soon; returns at once, and does nothing where the system cannot."""
         if _FADVISE is not None:
             _FADVISE(fd, position, size, os.POSIX_FADV_WILLNEED)
+
+    def is_cached(self, fd: int, position: int) -> bool:
+        """Whether a read of the byte at *position* would not wait for the disk; true where the system cannot say."""
+        if _NOWAIT is None:
+            return True
+        try:
+            os.preadv(fd, [bytearray(1)], position, _NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def forget(self, fd: int, position: int, size: int) -> None:
+        """Take *size* bytes at *position* out of the page cache, where the system can."""
+        if _FADVISE is not None:
+            _FADVISE(fd, position, size, os.POSIX_FADV_DONTNEED)
+
+    def open_direct(self, path: Path) -> int:
+        """Open *path* for `read_into`, around the page cache."""
+        if _DIRECT is None:
+            raise OSError(errno.EINVAL, "This system always reads through the page cache", str(path))
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | _DIRECT)
+
+    def read_into(self, fd: int, buffer: mmap, position: int) -> int:
+        """Fill *buffer* from *position* on; how many bytes there were."""
+        return os.preadv(fd, [buffer], position)
 
     def size(self, fd: int) -> int:
         """The length of the file in bytes."""

@@ -12,6 +12,7 @@ Any number of processes may have it open at once.
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from pathlib import Path
 from framework.log.catalogue import Catalogue, TopicInfo
 from framework.log.cleaner import Cleaner
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
+from framework.log.cold import MOST_COLD_READERS
 from framework.log.committer import Append, Committer
 from framework.log.compaction import Compacted, Stopped
 from framework.log.cursor import At, Cursor, Range, check_kept, resolve
@@ -82,6 +84,7 @@ class Log:
             self.path, self.shared, self.files, self.clock, self._catalogue, OpenWriters(MAX_OPEN_WRITERS)
         )
         self._committer = Committer(f"framework-log-{self.path.name}", self.clock, self._rolled)
+        self._cold_turns = threading.Semaphore(MOST_COLD_READERS)
         self._cleaner = Cleaner(f"framework-cleaner-{self.path.name}", self.shared)
         self._closed = False
         try:
@@ -277,7 +280,7 @@ class Log:
     def reader(self, partition: Partition, offset: int) -> Reader:
         """A reader that begins at *offset*."""
         self._check_open()
-        return Reader(partition, self.files, offset)
+        return Reader(partition, self.files, offset, self._cold_turns)
 
     def read(
         self, topic: str, start: At = "beginning", end: At = "end", *, partitions: Iterable[int] | None = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
-from framework.log.errors import Damaged
+from framework.log.cold import ColdReads
+from framework.log.errors import Damaged, Error
 from framework.log.files import Files
 from framework.log.header import CONTROL, HEADER_BYTES, Header, fault, read_header
 from framework.log.partition import Partition
@@ -25,14 +28,16 @@ class Fetched:
 class Reader:
     """A position in one partition; moves only by `read` and `seek`. Not thread-safe."""
 
-    def __init__(self, partition: Partition, files: Files, offset: int) -> None:
-        """Opens no file before the first `read`."""
+    def __init__(
+        self, partition: Partition, files: Files, offset: int, cold_turns: threading.Semaphore | None = None
+    ) -> None:
+        """Opens no file before the first `read`; *cold_turns* are for `ColdReads`, without any there are none."""
         self.partition, self.offset = partition, offset
         self._files = files
         self._segment: Segment | None = None
         self._next_base: int | None = None
         self._fd, self._position, self._expected = -1, 0, 0
-        self._ahead = 0
+        self._cold, self._ahead = ColdReads(files, cold_turns or threading.Semaphore(0)), 0
 
     def seek(self, offset: int) -> None:
         """Go on at *offset*."""
@@ -73,13 +78,18 @@ class Reader:
 
     def close(self) -> None:
         """Close the file; `read` opens it anew."""
+        self._cold.close()
+        self._close_segment()
+
+    def _close_segment(self) -> None:
+        self._cold.end()
         if self._fd >= 0:
             self._files.close(self._fd)
         self._fd, self._segment = -1, None
 
     def _attach(self) -> None:
         """Open the segment that holds the offset and go to a batch at or before it."""
-        self.close()
+        self._close_segment()
         self._segment, self._next_base = self.partition.segment_of(self.offset)
         try:
             self._fd = self._files.open(self._segment.path, write=False)
@@ -98,7 +108,7 @@ class Reader:
             self._segment.walk_to(self._files, self._fd, size)
             self._skip_to(*self._segment.place_below(self.offset))
         # The first megabytes are left to the kernel: whoever has read them is likely to read on.
-        self._ahead = self._position + READ_AHEAD_BYTES
+        self._ahead = self._position + (0 if self._cold.holds_buffers else READ_AHEAD_BYTES)
 
     def _skip_to(self, position: int, base_offset: int) -> None:
         """Go from a batch at or before the offset to the one that holds it, by the headers.
@@ -127,7 +137,7 @@ class Reader:
             if segment.compacted and self._position >= (segment.size_bytes or 0):
                 self._expected = stop  # The last offsets of the segment are gone.
                 break
-            data = memoryview(self._files.pread(self._fd, max(max_bytes, HEADER_BYTES), self._position))
+            data = memoryview(self._read(max(max_bytes, HEADER_BYTES)))
             position, expected = 0, self._expected
             while len(data) - position >= HEADER_BYTES:
                 header = read_header(data, position)
@@ -150,12 +160,24 @@ class Reader:
                 break
         return batches
 
+    def _read(self, size: int) -> bytes:
+        cold = self._cold.read(size, self._position)
+        return self._files.pread(self._fd, size, self._position) if cold is None else cold
+
     def _read_ahead(self) -> None:
         """Let the disk read while the caller decodes: a backlog has left the page cache."""
-        if self._position + READ_AHEAD_BYTES // 2 > self._ahead:
+        segment = self._segment
+        assert segment is not None
+        if self._cold.is_reading:
+            if self._cold.is_ahead and self._next_base is not None:
+                with suppress(Error):  # It is said when it is read, if it still is.
+                    behind, _ = self.partition.segment_of(self._next_base)
+                    self._cold.prepare(behind.path, 0, behind.size_bytes)
+        elif self._position + READ_AHEAD_BYTES // 2 > self._ahead:
             start = max(self._ahead, self._position)
-            self._files.read_ahead(self._fd, start, READ_AHEAD_BYTES)
-            self._ahead = start + READ_AHEAD_BYTES
+            if not self._cold.begin(segment.path, start, segment.size_bytes):
+                self._files.read_ahead(self._fd, start, READ_AHEAD_BYTES)
+                self._ahead = start + READ_AHEAD_BYTES
 
     def _size_of_one(self, data: memoryview, stop: int, max_bytes: int) -> int:
         """The bytes of the one batch that did not fit into *data*."""
