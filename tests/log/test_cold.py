@@ -64,17 +64,17 @@ def test_what_is_in_the_page_cache_is_read_from_there(filled: Any, files: ColdFi
     found = some(reader, 40)
     assert threads()
     files.cached = True
-    while len(descriptors()) > 2:
+    while len(descriptors(log)) > 2:
         found += some(reader, 1)
     found += some(reader, 100)
     assert not threads()
-    assert len(descriptors()) == 2, "its own, and the writer's"
+    assert len(descriptors(log)) == 2, "its own, and the writer's"
     assert found + list(read(reader)) == batches
 
 
 def test_a_reader_that_is_closed_or_has_caught_up_holds_nothing(filled: Any) -> None:
     log, partition, batches = filled
-    before = descriptors()
+    before = descriptors(log)
     reader = log.reader(partition, 0)
     for leave in (reader.close, lambda: reader.seek(0), lambda: list(read(reader))):
         reader.seek(0)
@@ -82,12 +82,12 @@ def test_a_reader_that_is_closed_or_has_caught_up_holds_nothing(filled: Any) -> 
         assert len(threads()) == 1
         leave()
         assert not threads()
-        assert descriptors() == before
+        assert descriptors(log) == before
         reader.seek(0)
-        while len(descriptors()) < len(before) + 3:
+        while len(descriptors(log)) < len(before) + 3:
             some(reader, 1)
         reader.close()
-        assert descriptors() == before, "the next segment was being read ahead"
+        assert descriptors(log) == before, "the next segment was being read ahead"
     reader.seek(0)
     while reader.read(READ_BYTES).batches:
         pass

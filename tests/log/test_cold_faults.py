@@ -191,14 +191,14 @@ def test_compaction_puts_other_files_in_their_place(directory: Path, open_log: A
         log.append(partition, encode([NewRecord(key, value, 0)], max_batch_bytes=1 << 20))
     log.sync(partition).result(60)
     bases = [segment.base_offset for segment in partition.segments()]
-    reader, opened, before = log.reader(partition, 0), len(files.opened), len(descriptors())
+    reader, opened, before = log.reader(partition, 0), len(files.opened), len(descriptors(log))
     found = some(reader, 50)
     while len(files.opened) < opened + 2:
         found += some(reader, 1)
     assert found[-1][0] < bases[1], "the second segment is read ahead"
     log.compact("t")
     found += list(read(reader))
-    assert len(descriptors()) == before
+    assert len(descriptors(log)) == before
     kept = [record.offset for _, batch in found for record in decode(batch)]
     assert kept[: bases[1]] == list(range(bases[1]))
     files.cached = True
