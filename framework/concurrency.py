@@ -122,6 +122,7 @@ class ConcurrentTask:
             if self.stalled or full or not self.fetch.ready(self.fetch.offset):
                 await self.wake.wait()
             self.idle = False
+            self._commits.awake.set()
         return False
 
     def _next(self) -> StoredRecord | None:
