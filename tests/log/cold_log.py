@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from framework.log import Files, Log, NewRecord, Partition, Reader, TopicSettings, encode
+from tests.log.compacted_log import until
 
 STEP = 16 << 10
 SMALL = TopicSettings(segment_bytes=16 * STEP, index_interval_bytes=4096)
@@ -70,13 +71,19 @@ def fill(log: Log, files: ColdFiles) -> Filled:
     for _ in range(400):
         value = chance.randbytes(LARGE if chance.random() < 0.03 else chance.randrange(5000))
         log.append(partition, encode([NewRecord(None, value, 0)], max_batch_bytes=1 << 20))
-    log.sync(partition).result(60)
+    sync(log, partition)
     assert len(partition.segments()) > 4
     files.cached = True
     batches = list(read(log.reader(partition, 0)))
     files.cached, files.opened[:] = False, []
     assert len(batches) == 400
     return log, partition, batches
+
+
+def sync(log: Log, partition: Partition) -> None:
+    """Wait until all is on the disk and only the writer's segment is open: whoever syncs closes the others."""
+    log.sync(partition).result(60)
+    until(log, lambda: len(descriptors(log)) == 1)
 
 
 def read(reader: Reader, max_bytes: int = READ_BYTES) -> Iterator[tuple[int, bytes]]:
