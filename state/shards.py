@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from framework.log import Log, Random, SystemRandom
@@ -82,12 +83,13 @@ class Shards:
         return list(self._stores.values())
 
     def close(self) -> None:
-        """Close the stores, then give the shards back."""
-        for store in self._stores.values():
-            store.close()
+        """Close the stores, all of them even if one fails, then give the shards back."""
+        with ExitStack() as exits:
+            for byte in self._owned:
+                exits.callback(self._log.shared.disown, byte)
+            for store in self._stores.values():
+                exits.callback(store.close)
         self._stores.clear()
-        for byte in self._owned:
-            self._log.shared.disown(byte)
         self._owned.clear()
 
     def _store(self, name: str) -> Store:

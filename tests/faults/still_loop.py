@@ -62,7 +62,7 @@ class StillLoop(CountingLoop):
         self._leapt_s += seconds
 
 
-class _Leaping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _Leaping(selectors.DefaultSelector):
     """Looks what is there, and does not wait for more."""
 
     def __init__(self, loop: StillLoop) -> None:

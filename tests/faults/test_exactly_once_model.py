@@ -92,7 +92,7 @@ class ExactlyOnceMachine(RuleBasedStateMachine):
         self.book.run_until((moment, "kill"))
 
     @rule(number=st.integers(0, 30), after=st.booleans(), records=RECORDS)
-    def crash_in_a_commit(self, number: int, after: bool, records: list[tuple[int, str]]) -> None:  # noqa: FBT001
+    def crash_in_a_commit(self, number: int, after: bool, records: list[tuple[int, str]]) -> None:
         """Before or after the write, the sync, or the deletion of what was appended, which is behind the append."""
         self.send(records)
         self.book.run_until_write(number, after=after)
