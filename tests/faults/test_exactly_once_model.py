@@ -132,10 +132,13 @@ class ExactlyOnceMachine(RuleBasedStateMachine):
             finally:
                 shards.close()
         again = {step.partition.number: range(step.to, step.committed) for step in steps}
+        # A checkpoint may be ahead of where the rewind before this one has put the agent.
+        not_again = {step.partition.number: range(step.committed, step.to) for step in steps}
         with self.book.build().opened():
             for record in self.book.source.read().records():
-                if record.value in self.book.failing and record.offset in again[record.partition]:
-                    self.letters[record.value] += int(self.book.then == "dead-letter")
+                if record.value in self.book.failing and self.book.then == "dead-letter":
+                    self.letters[record.value] += record.offset in again[record.partition]
+                    self.letters[record.value] -= record.offset in not_again[record.partition]
 
     @rule()
     def keep_a_copy(self) -> None:
@@ -165,7 +168,7 @@ class ExactlyOnceMachine(RuleBasedStateMachine):
 
 TestExactlyOnce = ExactlyOnceMachine.TestCase
 TestExactlyOnce.settings = settings(
-    max_examples=500 if TORTURE else 12,
+    max_examples=200 if TORTURE else 12,
     stateful_step_count=30 if TORTURE else 12,
     suppress_health_check=list(HealthCheck),
 )
