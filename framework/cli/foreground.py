@@ -90,6 +90,10 @@ class Foreground:
         try:
             async with alongside(self._watch(row)):
                 await self._runner.execute(self._job, row)
+        except asyncio.CancelledError:
+            # Said when it is so: what the handler's thread does from here on is refused.
+            self._line.print("interrupted: stops at the next chunk, and can be resumed; once more to stop at once")
+            raise
         finally:
             self._line.remove()
         seconds = row.ended - row.started
@@ -106,5 +110,4 @@ class Foreground:
         if self._interrupted:
             os._exit(INTERRUPTED)
         self._interrupted = True
-        self._line.print("interrupted: stops at the next chunk, and can be resumed; once more to stop at once")
         task.cancel()
