@@ -5,7 +5,7 @@ Numbered as where they were first written down; those of the log are in test_sce
     F17  an outbox that outlives its producer        here; the log's part there
     F18  an outbox of many batches                   here; the log's part there
     F20  an outbox that cannot be appended           here; full disks in test_full_disk.py
-    F21  a stopped worker                            here
+    F21  a stopped worker                            test_scenarios_owner.py
     F22  a slow or stalled RocksDB                   here
     F23  databases and partitions                    here
     F25  values changed in place                     here
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,13 +29,12 @@ from framework import Batch, Stream, Table
 from framework.job_runner import JobRunner
 from framework.log import Log, NewRecord, SystemRandom, TopicInfo, TopicSettings, decode, encode, partition_of
 from framework.state.database import Database
-from framework.state.errors import ShardBusy
 from framework.state.rows import Change
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Commit, Store
 from framework.worker import Worker
 from tests.framework.conftest import Shop
-from tests.log.conftest import Child, ManualClock
+from tests.log.conftest import ManualClock
 from tests.state.conftest import Crash, CrashingDatabase
 
 DAY_MS = 24 * 3600 * 1000
@@ -176,29 +174,6 @@ async def test_f20_a_commit_begins_only_when_the_outbox_of_the_last_one_is_ackno
         await Worker(app, open_database=Watched).run(until_idle=True)
     commits = events[events.index("acknowledged") - 1 :]  # Those before say who the producer is, and who the agent.
     assert commits == ["commit", "acknowledged"] * (len(commits) // 2)
-
-
-def test_f21_a_stopped_worker_keeps_its_shards_and_nobody_takes_them(stores: Stores) -> None:
-    """There is no lease that could run out: what it wrote when it goes on again would destroy the new owner's state."""
-    script = """
-    from framework.state.shards import Shards
-    Shards(Log(sys.argv[1])).own_all()
-    say("owned")
-    hear()
-    """
-    owner = Child(script, stores.log.path)
-    try:
-        assert owner.hear() == "owned"
-        os.kill(owner.pid, signal.SIGSTOP)
-        for _ in range(2):
-            with pytest.raises(ShardBusy, match=f"process {owner.pid} owns"):
-                Shards(stores.log).own_all()
-        owner.kill()
-        shards = Shards(stores.log)
-        shards.own_all()
-        shards.close()
-    finally:
-        owner.close()
 
 
 async def test_f22_a_slow_sync_holds_up_neither_the_loop_nor_other_databases(shop: Shop) -> None:
