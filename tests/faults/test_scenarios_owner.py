@@ -65,5 +65,5 @@ def test_f31_a_start_waits_until_the_worker_before_it_is_dead(log: Log) -> None:
             owner.kill()
             owned.result(60)
     finally:
-        owner.finish()
+        owner.close()
         shards.close()
