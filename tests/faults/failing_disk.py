@@ -20,19 +20,21 @@ class Refusals:
     def __init__(
         self,
         number: int = errno.ENOSPC,
-        target: int | None = None,
+        target: tuple[str, int] | None = None,
         count: int = 1,
         *,
         syncs: bool = True,
         lands: bool = False,
     ) -> None:
-        """From operation *target* on, *count* are refused with error *number*; None refuses nothing.
+        """Refuse *count* operations with error *number*, from *target* on: a name, and how many of it come before.
 
-        Without *syncs* only the first of them may be a sync: a full disk has room for what it has taken. With *lands*
-        a write to the database that is refused is there all the same.
+        None refuses nothing. It is not said by how many operations of any name come before, for threads take turns
+        as they like. Without *syncs* only the first of them may be a sync: a full disk has room for what it has
+        taken. With *lands* a write to the database that is refused is there all the same.
         """
         self.number, self.names, self.refused = number, list[str](), list[str]()
         self._target, self._count, self._syncs, self._armed = target, count, syncs, False
+        self._first: int | None = None
         self.lands = lands
 
     def arm(self) -> None:
@@ -45,9 +47,11 @@ class Refusals:
             return False
         at = len(self.names)
         self.names.append(name)
-        if self._target is None or not self._target <= at < self._target + self._count:
+        if self._first is None and self._target == (name, self.names.count(name) - 1):
+            self._first = at
+        if self._first is None or at >= self._first + self._count:
             return False
-        if name.startswith("sync") and at != self._target and not self._syncs:
+        if name.startswith("sync") and at != self._first and not self._syncs:
             return False
         self.refused.append(name)
         return True

@@ -88,8 +88,8 @@ def test_a_disk_that_refuses_any_operation_of_a_commit_loses_and_doubles_nothing
     assert quiet.names.count("write commit") > 2
     outcomes: dict[str, Counter[str]] = {}
     tried = Counter[str]()
-    for target, name in enumerate(quiet.names):
-        tried[name] += 1
+    for name in quiet.names:
+        target, tried[name] = (name, tried[name]), tried[name] + 1
         if tried[name] > (3 if count == 1 else 1) and not TORTURE:
             continue
         for lands in (False, True) if name.startswith("write commit") else (False,):
