@@ -85,12 +85,10 @@ class Shards:
     def close(self) -> None:
         """Close the stores, all of them even if one fails, then give the shards back."""
         with ExitStack() as exits:
-            for byte in self._owned:
-                exits.callback(self._log.shared.disown, byte)
-            for store in self._stores.values():
-                exits.callback(store.close)
-        self._stores.clear()
-        self._owned.clear()
+            while self._owned:
+                exits.callback(self._log.shared.disown, self._owned.pop())
+            while self._stores:
+                exits.callback(self._stores.popitem()[1].close)
 
     def _store(self, name: str) -> Store:
         store = self._stores.get(name)

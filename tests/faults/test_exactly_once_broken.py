@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -52,10 +52,11 @@ BREAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BREAKS)
-def test_the_machine_notices_that(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_notices_that(broken: str, monkeypatch: pytest.MonkeyPatch, report: Callable[[str], None]) -> None:
     owner, name, instead = BREAKS[broken]
     monkeypatch.setattr(owner, name, instead)
     with pytest.raises(NOTICED) as noticed:
         run_state_machine_as_test(ExactlyOnceMachine, settings=ENOUGH)
-    print(repr(noticed.value)[:200])
+    report(repr(noticed.value)[:200])

@@ -168,7 +168,7 @@ class ExactlyOnceMachine(RuleBasedStateMachine):
 
 TestExactlyOnce = ExactlyOnceMachine.TestCase
 TestExactlyOnce.settings = settings(
-    max_examples=200 if TORTURE else 12,
+    max_examples=500 if TORTURE else 12,
     stateful_step_count=30 if TORTURE else 12,
     suppress_health_check=list(HealthCheck),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from framework.log import Log, SystemClock
 from framework.state import rows
-from framework.state.errors import ShardBusy
+from framework.state.errors import ShardBusy, StateFailed
 from framework.state.shards import SHARDS, Shards
 from framework.state.store import Commit, Store
 
@@ -197,3 +198,27 @@ def test_ownership_outlives_other_users_of_the_directory(data: Path, open_log: A
         say(error)
     """
     assert child(script, data).hear() == refused(log, os.getpid(), "shard 0")
+
+
+def test_one_store_that_fails_to_close_leaves_nothing_open(log: Log) -> None:
+    """Its error is raised, but the other stores are closed and all shards are given back."""
+    shards = Shards(log)
+    shards.own_all()
+    stores = [shards.of_partition(number) for number in range(3)]
+    closed = []
+
+    def close(number: int) -> None:
+        Store.close(stores[number])
+        closed.append(number)
+        if number != 1:
+            raise StateFailed(f"store {number}")
+
+    for number, store in enumerate(stores):
+        store.close = partial(close, number)  # type: ignore[method-assign]
+    with pytest.raises(StateFailed):
+        shards.close()
+    assert sorted(closed) == [0, 1, 2]
+    shards.close()
+    again = Shards(log)
+    again.own_all()
+    again.close()
