@@ -12,7 +12,8 @@ from typing_extensions import TypedDict, TypeVar, Unpack
 from framework.agent import Agent, Decorate, DecorateSink, OnGap, check_concurrency, pipeline_run, run_of, takes
 from framework.errors import DeclarationError
 from framework.expiring import ExpiringTable
-from framework.job import DecorateJob, Job
+from framework.jobs.job import Catchup, DecorateJob, Job, JobOptions, Policies
+from framework.jobs.timer import DecorateTimer, Timer
 from framework.log import At
 from framework.log.errors import InvalidName
 from framework.log.settings import check_partitions
@@ -67,6 +68,7 @@ class Declarations:
         self.tables: dict[str, Table[Any, Any]] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.jobs: dict[str, Job] = {}
+        self.timers: dict[str, Timer] = {}
         self._on_error = on_error
         self._partitions = check_partitions(partitions)
         self._topic_defaults = {} if durability is None else overrides_of("defaults", {"durability": durability})
@@ -270,27 +272,64 @@ class Declarations:
         *,
         schedule: str | timedelta,
         timezone: str = "UTC",
-        name: str | None = None,
+        **options: Unpack[JobOptions],
     ) -> DecorateJob[V, KX]:
         """Declare a function as a job: called on *schedule* with all the records of *source* since its last run.
 
         *schedule* is five cron fields, an alias like `@daily`, or a timedelta; *timezone* is where the fields
-        are read.
+        are read. *options* are those of `JobOptions`.
 
         Raises:
-            DeclarationError: The name is taken.
+            DeclarationError: The name is taken, or options do not go together.
             BadSchedule: The schedule or time zone cannot be understood.
         """
+        check_options("job", options, JobOptions)
+        policies = Policies(**{name: value for name, value in options.items() if name != "name"})  # type: ignore[arg-type]
 
         def decorate(function: Callable[..., Any]) -> Job:
-            called = name or cast(str, getattr(function, "__name__", ""))
+            called = options.get("name") or cast(str, getattr(function, "__name__", ""))
             self._check_new("job", called)
-            self.jobs[called] = Job(
-                self._app, called, source, function, Schedule.parse(schedule, timezone, name=called)
-            )
+            parsed = Schedule.parse(schedule, timezone, name=called)
+            self.jobs[called] = Job(self._app, called, source, function, parsed, policies)
             return self.jobs[called]
 
         return cast("DecorateJob[V, KX]", decorate)
+
+    def timer(
+        self, interval: float | timedelta, *, name: str | None = None, catchup: Catchup = "coalesce"
+    ) -> DecorateTimer:
+        """Declare a function without parameters that the worker calls every *interval*, in seconds if it is a number.
+
+        Counted from the epoch, so that a restart moves nothing. What the function sends, and what it does to tables, is
+        committed with the note that it was called: exactly once. *catchup* as for a job.
+
+        Raises:
+            DeclarationError: The name is taken, or the function has parameters.
+            BadSchedule: The interval is too short or too long.
+        """
+        every = interval if isinstance(interval, timedelta) else timedelta(seconds=interval)
+        return self._scheduled(every, "UTC", name, catchup)
+
+    def crontab(
+        self, schedule: str, *, timezone: str = "UTC", name: str | None = None, catchup: Catchup = "coalesce"
+    ) -> DecorateTimer:
+        """Declare a function without parameters that the worker calls on *schedule*, as `timer` and as for a job.
+
+        Raises:
+            DeclarationError: The name is taken, or the function has parameters.
+            BadSchedule: The schedule or time zone cannot be understood.
+        """
+        return self._scheduled(schedule, timezone, name, catchup)
+
+    def _scheduled(self, schedule: str | timedelta, timezone: str, name: str | None, catchup: Catchup) -> DecorateTimer:
+        def decorate(function: Callable[..., Any]) -> Timer:
+            called = name or cast(str, getattr(function, "__name__", ""))
+            self._check_new("timer", called)
+            parsed = Schedule.parse(schedule, timezone, name=called)
+            self.timers[called] = Timer(called, function, parsed, catchup)
+            return self.timers[called]
+
+        return decorate
 
     def _declare_pipeline(
         self, name: str, source: Topic[Any, Any], stream: Stream[Any, Any], sink: Topic[Any, Any]
@@ -306,9 +345,9 @@ class Declarations:
 
     def _check_new(self, kind: str, name: str) -> None:
         check_name(kind, name)
-        known = self.tables if kind == "table" else {**self.agents, **self.jobs}
+        known = self.tables if kind == "table" else {**self.agents, **self.jobs, **self.timers}
         if name in known:
-            kinds = "tables" if kind == "table" else "agents or jobs"
+            kinds = "tables" if kind == "table" else "agents, jobs or timers"
             raise DeclarationError(f"there are two {kinds} named {name!r}: give one of them another name")
 
 

@@ -25,7 +25,7 @@ from framework.batch import Run
 from framework.clock import START, ManualClock
 from framework.concurrency import ConcurrentTask
 from framework.errors import AppIsOpen, NotIdle
-from framework.job import Job
+from framework.jobs.job import Job
 from framework.record import Record
 from framework.task import Task
 from framework.topic import Topic

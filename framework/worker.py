@@ -19,7 +19,8 @@ from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
 from framework.identity import settle
-from framework.job_runner import JobRunner
+from framework.jobs.planning import now_of
+from framework.jobs.runner import JobRunner
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
@@ -112,6 +113,8 @@ class Worker:
         for task in self.tasks:
             task.stop()  # For code that goes on when it is cancelled.
             task.effects.close()
+        if self.jobs is not None:
+            self.jobs.kill()
         for running in [*self._agents, *self._services_running]:
             running.cancel()
         self._stop.set()
@@ -144,8 +147,8 @@ class Worker:
 
     async def _open(self, exits: AsyncExitStack) -> Log:
         app = self.app
-        if not app.agents and not app.jobs and not self._may_be_empty:
-            raise DeclarationError(f"app {app.name!r} declares no agents and no jobs: there is nothing to run")
+        if not app.agents and not app.jobs and not app.timers and not self._may_be_empty:
+            raise DeclarationError(f"app {app.name!r} declares no agents, jobs or timers: there is nothing to run")
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
@@ -158,6 +161,8 @@ class Worker:
         exits.callback(app.own_shards, None)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
+        for job in app.jobs.values():
+            job.check_retention(app.topic_info(job.source), now_of(app))
         settle(app, shards, self._accept_schema)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
@@ -169,8 +174,8 @@ class Worker:
         for store in shards.open_stores():
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
-        if app.jobs:
-            self.jobs = JobRunner(app, shards.of_jobs())
+        if app.jobs or app.timers:
+            self.jobs = JobRunner(app, shards.of_jobs(), agents_busy=self._agents_busy)
         await exits.enter_async_context(app.living())
         return log
 
@@ -184,7 +189,7 @@ class Worker:
         services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
         services.append(self._make_checkpoints())
         if self.jobs is not None:
-            services += [self.jobs.serve(job) for job in self.app.jobs.values()]
+            services.append(self.jobs.run_all())
         return services
 
     async def _listen(self, doorbell: Doorbell) -> None:
@@ -205,9 +210,14 @@ class Worker:
         finally:
             loop.remove_reader(doorbell.fd)
 
+    def _agents_busy(self) -> bool:
+        return any(not task.idle for task in self.tasks)
+
     def _ring(self) -> None:
         for task in self.tasks:
             task.ring()
+        if self.jobs is not None:
+            self.jobs.rung.set()
 
     async def _finish_for_the_dead(self, log: Log) -> None:
         """Sync what a killed process has written but not synced, which else would wait for the next append."""

@@ -10,14 +10,16 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from framework.cli.live import LiveLine, alongside, log_above
-from framework.job_runner import JobRunner
+from framework.alongside import alongside
+from framework.cli.live import LiveLine, log_above
+from framework.jobs.runner import JobRunner
 from framework.state.errors import ShardBusy
 from framework.state.shards import Shards
 
 if TYPE_CHECKING:
     from framework.app import App
-    from framework.job import Job, RunRow
+    from framework.jobs.job import Job
+from framework.jobs.runs import RunRow
 
 LINE_S = 0.5
 INTERRUPTED = 130

@@ -11,7 +11,8 @@ from framework.cli.options import directory_options, json_option, wait_option
 
 if TYPE_CHECKING:
     from framework.cli.directory import Directory
-    from framework.job import Job, RunRow
+    from framework.jobs.job import Job
+from framework.jobs.runs import RunRow
 
 COLUMNS = ("job", "topic", "schedule", "next", "due", "last_run", "last_state", "lag")
 RUN_COLUMNS = ("run", "state", "attempt", "records", "trigger", "due", "started", "seconds", "error")
@@ -113,7 +114,7 @@ def run_document(row: RunRow) -> dict[str, Any]:
 
 
 def _history(directory: Directory, name: str) -> list[RunRow]:
-    from framework.job import RunRow
+    from framework.jobs.runs import RunRow
     from framework.state import rows
 
     found = [RunRow.load(value) for _, value in directory.view.job_rows(rows.run_prefix(name))]

@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from framework.alongside import alongside
 from framework.app import App
-from framework.cli.live import LiveLine, Rate, alongside
+from framework.cli.live import LiveLine, Rate
 from framework.cli.output import iso
 from framework.cli.version import version
 from framework.log.locks import SHARD_LOCK

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from framework import Batch, Stream, Table
-from framework.job_runner import JobRunner
+from framework.jobs.runner import JobRunner
 from framework.log import Log, NewRecord, SystemRandom, TopicInfo, TopicSettings, decode, encode, partition_of
 from framework.state.database import Database
 from framework.state.rows import Change

@@ -12,8 +12,9 @@ import pytest
 
 from framework import App, Batch, Stream
 from framework.errors import JobFailed
-from framework.job import Job, RunRow
-from framework.job_runner import JobRunner
+from framework.jobs.job import Job
+from framework.jobs.runner import JobRunner
+from framework.jobs.runs import RunRow
 from framework.log import NewRecord, encode
 from framework.state.shards import Shards
 from framework.worker import Worker

@@ -13,8 +13,9 @@ import pytest
 
 from framework import App, Batch, Table
 from framework.errors import JobFailed
-from framework.job import Job, RunRow
-from framework.job_runner import JobRunner
+from framework.jobs.job import Job
+from framework.jobs.runner import JobRunner
+from framework.jobs.runs import RunRow
 from framework.log import Log, NewRecord, TopicInfo, encode
 from framework.log.errors import OffsetOutOfRange
 from framework.state import rows

@@ -1,0 +1,418 @@
+"""Running jobs: when they are due, one run after the other, attempt after attempt. The process owns the jobs' store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from framework.alongside import alongside
+from framework.app import App
+from framework.clock import Waker, after, timer_of
+from framework.dead_letter import TRACEBACK_BYTES, describe
+from framework.errors import JobFailed, RaisedElsewhere, RunStopped, TimedOut
+from framework.full_disk import Outage
+from framework.jobs.alarm import Alarm
+from framework.jobs.attempt import Attempt
+from framework.jobs.commands import Commands
+from framework.jobs.control import Control
+from framework.jobs.due import DueStates, Scheduled
+from framework.jobs.fires import Fire, due_fire, next_fire
+from framework.jobs.job import Job
+from framework.jobs.pace import Pace
+from framework.jobs.planning import Planner, Wanted, now_of
+from framework.jobs.process import ProcessAttempt
+from framework.jobs.runs import FAILURES, History, RunRow, run_id
+from framework.jobs.timer import Timers
+from framework.log import Partition
+from framework.log.errors import OffsetOutOfRange
+from framework.retry import Retry
+from framework.state import rows
+from framework.state.errors import StateBehind, StateFailed
+from framework.state.store import Commit, Store
+
+MAX_CRASHES = 5
+"""How many workers in a row a run may take with it, without a chunk in between, before it is abandoned."""
+FINAL = (JobFailed, OffsetOutOfRange)
+"""What another attempt would not change."""
+logger = logging.getLogger("framework.jobs.job")
+
+
+class JobRunner:
+    """The jobs of one app in one process."""
+
+    def __init__(self, app: App, store: Store, *, agents_busy: Callable[[], bool] = lambda: False) -> None:
+        """*store* is `Shards.of_jobs()`; *agents_busy* says whether agents beside have work."""
+        self.app, self.store = app, store
+        self.stored, self.states = History(store), DueStates(app, store)
+        self.alarm, self._planner = Alarm(app.clock), Planner(app, store)
+        self.timers = Timers(app, store, self.states, self.alarm)
+        self.active: dict[str, RunRow] = {}
+        """The runs that are at work, or wait for their next attempt."""
+        self.waiting_rows: dict[str, RunRow] = {}
+        """The runs that are planned, or were interrupted, and are not at work."""
+        self._agents_busy = agents_busy
+        self._attempts: dict[str, Attempt] = {}
+        self._pauses: dict[str, Waker] = {}
+        self._outages: dict[str, Outage] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self._positions: dict[str, list[tuple[Partition, int]]] = {}
+        self._killed = False
+        self.rung = asyncio.Event()
+        """Set when something was appended to the log."""
+        self._group: asyncio.TaskGroup | None = None
+        for job in app.jobs.values():
+            self.waiting_rows |= {row.id: row for row in self.stored.of(job.name) if row.unfinished}
+
+    # Asking.
+
+    def history(self, job: Job) -> list[RunRow]:
+        """The runs of *job*, oldest first."""
+        return self.stored.of(job.name)
+
+    @property
+    def running(self) -> set[str]:
+        """The ids of the runs that are at work."""
+        return set(self.active)
+
+    def positions(self) -> Iterator[tuple[Partition, int]]:
+        """Up to where the jobs have read each partition of their topics, and what unfinished runs still need."""
+        for job in self.app.jobs.values():
+            if job.policies.reads == "new":
+                yield from self._position(job)
+        for row in [*self.active.values(), *self.waiting_rows.values()]:
+            declared = self.app.jobs.get(row.job)
+            info = None if declared is None else self.app.topic_info(declared.source)
+            if info is not None and info.id == row.topic_id:
+                yield from ((self.app.log.partition(info, number), at) for number, _, _, at in row.plan)
+
+    def _position(self, job: Job) -> list[tuple[Partition, int]]:
+        # A thousand jobs are asked each second; what they have committed changes when they run.
+        known = self._positions.get(job.name)
+        if known is None:
+            info = self.app.topic_info(job.source)
+            parts = [self.app.log.partition(info, number) for number in range(info.partitions)]
+            stored = [self.store.offset(job.name, info, part.number, gap_allowed=True) for part in parts]
+            begun = [(part, at) for part, at in zip(parts, stored, strict=True) if at is not None]
+            if len(begun) < len(parts):  # It begins where the log does, then.
+                return [(part, part.log_start if at is None else at) for part, at in zip(parts, stored, strict=True)]
+            known = self._positions[job.name] = begun
+        return known
+
+    def unfinished(self) -> list[str]:
+        """The jobs and timers that are running or due."""
+        now = self.now()
+        due = [job.name for job in self.app.jobs.values() if self.states.of(job).paused is None]
+        due = [name for name in due if self._next(self.app.jobs[name]) <= now]
+        return sorted({*(row.job for row in self.active.values()), *due, *self.timers.unfinished()})
+
+    @property
+    def pause_until(self) -> float | None:
+        """When the next attempt of a run is, if all that are at work wait for one."""
+        ends = [waker.until for waker in self._pauses.values() if waker.until is not None]
+        return min(ends) if ends and len(ends) == len(self.active) else None
+
+    def now(self) -> datetime:
+        """What the clock shows."""
+        return now_of(self.app)
+
+    def _next(self, job: Job) -> datetime:
+        return next_fire(job.schedule, self.states.of(job).last, job.delay)
+
+    # Serving.
+
+    async def run_all(self) -> None:
+        """Finish what was interrupted, then run each job whenever it is due; until cancelled.
+
+        Raises:
+            StateFailed: The disk fails.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self.alarm.run())
+            commands = Commands(self)
+            group.create_task(Control(self, commands).run())
+            group.create_task(commands.finish_interrupted_backfills())
+            for job in self.app.jobs.values():
+                group.create_task(self.supervise(job, partial(self.serve, job)), name=f"job {job.name}")
+            for timer in self.app.timers.values():
+                group.create_task(self.supervise(timer, partial(self.timers.serve, timer)), name=f"timer {timer.name}")
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run *coroutine* beside the jobs that are served."""
+        assert self._group is not None, "nothing is served"
+        self._group.create_task(coroutine)
+
+    def kill(self) -> None:
+        """As if the process had been killed at this moment: nothing more is committed."""
+        self._killed = True
+        for attempt in self._attempts.values():
+            attempt.revoke()
+        self.timers.revoke()
+
+    async def supervise(self, thing: Scheduled, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """*serve* the *thing*, through times at which the disk takes no commits.
+
+        Raises:
+            StateFailed: The disk fails.
+        """
+        while True:
+            try:
+                await serve()
+            except StateFailed as error:
+                # The run goes on behind its last chunk, when the disk takes commits again.
+                outage = self._outages.setdefault(thing.name, Outage(self.store, asyncio.Event()))
+                await outage.wait(error)
+                await asyncio.to_thread(self._reopen)
+                self.states.forget(thing)
+
+    def _reopen(self) -> None:
+        with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
+            if self.store.failure is not None:  # Or another job has done it.
+                self.store.reopen()
+
+    async def serve(self, job: Job) -> None:
+        """Finish what was interrupted, then run *job* whenever it is due; until cancelled.
+
+        Raises:
+            StateFailed: The disk takes no commits.
+        """
+        await asyncio.to_thread(self.states.settle, job)
+        behind_a_run = bool(await self.resume(job))
+        policies = job.policies
+        while True:
+            state, now = self.states.of(job), self.now() - job.delay
+            overlap = policies.overlap if behind_a_run else None
+            fire = None if state.paused else due_fire(job.schedule, state.last, now, policies.catchup, overlap=overlap)
+            if fire is None:
+                behind_a_run = False
+                await self._wait(job)
+            elif fire.action == "skip":
+                await self._skip(job, fire)
+            else:
+                behind_a_run = (await self._run_due(job, fire)).state != "empty"
+
+    async def _wait(self, job: Job) -> None:
+        """Return when *job* may be due, or has been changed."""
+        if outage := self._outages.pop(job.name, None):
+            outage.over()
+        changed = self.changed(job)
+        if self.states.of(job).paused:
+            await changed.wait()
+        else:
+            async with alongside(self._ring(job, changed)):
+                await changed.wait()
+        changed.clear()
+
+    async def _ring(self, job: Job, changed: asyncio.Event) -> None:
+        await self.alarm.until(self._next(job))
+        changed.set()
+
+    def changed(self, job: Job) -> asyncio.Event:
+        """What is set when there is something new about *job*: it is due, paused, resumed."""
+        return self._changed.setdefault(job.name, asyncio.Event())
+
+    async def _skip(self, job: Job, fire: Fire) -> None:
+        self.states.of(job).fired(fire.nominal)
+        now = self.now().timestamp()
+        name = self.stored.free_id(job.name, run_id(job.name, fire.nominal))
+        row = RunRow(name, fire.nominal.timestamp(), "skipped", [], job=job.name, notes=[fire.covers], planned=now)
+        row.ended = now
+        logger.warning("%s is skipped: %s; its records are for the next run", row.id, fire.covers)
+        await self._commit([row.change(), self.states.change(job)])
+
+    async def _run_due(self, job: Job, fire: Fire) -> RunRow:
+        async with self.turn(job):
+            self.states.of(job).fired(fire.nominal)
+            notes = (fire.covers,) if fire.covers else ()
+            row = await self._plan(job, Wanted(fire.nominal, "schedule", job.policies.until, notes))
+            if row.unfinished:
+                if job.policies.overlap == "cancel":
+                    async with alongside(self._cancel_when_due(job, row)):
+                        await self.finish(job, row)
+                else:
+                    await self.finish(job, row)
+            return row
+
+    async def _cancel_when_due(self, job: Job, row: RunRow) -> None:
+        await self.alarm.until(self._next(job))
+        self.cancel(row, "its next run is due")
+
+    # Running.
+
+    def turn(self, job: Job) -> asyncio.Lock:
+        """Held while a run of *job* is planned and run: the next one begins where that ended."""
+        return self._turns.setdefault(job.name, asyncio.Lock())
+
+    async def run(self, job: Job, nominal: datetime, *, trigger: str = "manual") -> RunRow:
+        """Run *job* now, over everything since its last run.
+
+        Raises:
+            JobFailed: The handler raised; what its chunks committed stays, the rest is for the next run.
+        """
+        async with self.turn(job):
+            row = await self.plan_now(job, nominal, trigger)
+            if row.unfinished:
+                await self.finish(job, row)
+        check_succeeded(row)
+        return row
+
+    async def plan_now(self, job: Job, nominal: datetime, trigger: str = "manual") -> RunRow:
+        """A run over everything that is there now."""
+        return await self._plan(job, Wanted(nominal, trigger, "start"))
+
+    async def _plan(self, job: Job, wanted: Wanted) -> RunRow:
+        row = await asyncio.to_thread(self._planner.plan, job, wanted, self.states.of(job))
+        if not row.unfinished:
+            await self._commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+        return row
+
+    async def resume(self, job: Job) -> list[RunRow]:
+        """Finish the runs of *job* that were interrupted; those of backfills are not among them."""
+        rows_left = [row for row in self.waiting_rows.values() if row.job == job.name and not row.is_detached]
+        for row in sorted(rows_left, key=lambda row: row.planned):
+            if self.note_crash(row):
+                await self._give_up(job, row, "abandoned", f"it has ended {row.crashes} workers in a row")
+                continue
+            logger.info("%s is resumed behind chunk %d", row.id, row.chunk)
+            async with self.turn(job):
+                await self.finish(job, row)
+        return rows_left
+
+    def note_crash(self, row: RunRow) -> bool:
+        """Whether too many workers in a row have died of *row*, of which the last one said nothing at its end."""
+        if row.state == "running":
+            row.crashes = row.crashes + 1 if row.chunk == row.begun_chunk else 0
+        return row.crashes > MAX_CRASHES
+
+    async def finish(self, job: Job, row: RunRow) -> None:
+        """Attempt *row* until it has succeeded or is given up."""
+        self.waiting_rows.pop(row.id, None)
+        self.active[row.id] = row
+        try:
+            while row.unfinished:
+                await self._attempt(job, row)
+        finally:
+            del self.active[row.id]
+            self._positions.pop(job.name, None)
+            if row.unfinished:  # Its worker is stopped, or the disk takes no commits: as it is stored.
+                self.waiting_rows |= {left.id: left for left in self.history(job) if left.id == row.id}
+        logger.info("%s: %s, %d records", row.id, row.state, row.records)
+
+    async def _attempt(self, job: Job, row: RunRow) -> None:
+        row.attempt, row.begun_chunk, row.state = row.attempt + 1, row.chunk, "running"
+        row.started = row.started or self.now().timestamp()
+        await self._commit([row.change()])
+        logger.info("%s: attempt %d, %d of %d offsets to read", row.id, row.attempt, row.size - row.done, row.size)
+        try:
+            await self._call(job, row)
+        except asyncio.CancelledError:
+            if not self._killed:
+                row.state = "waiting"
+                with suppress(StateFailed):
+                    self.store.commit(Commit([row.change()]))
+            raise
+        except (StateFailed, StateBehind):
+            raise  # Not the handler's fault; the run goes on when the disk does, or with the next worker.
+        except Exception as error:  # the one place where a job's errors are supervised
+            await self._failed(job, row, error)
+        else:
+            await self._commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+
+    async def _call(self, job: Job, row: RunRow) -> None:
+        if job.policies.executor == "process":
+            attempt: Attempt = ProcessAttempt(self.app, self.store, job, row)
+        else:
+            attempt = Attempt(self.app, self.store, job, row, pace=Pace(self._agents_busy))
+        self._attempts[row.id] = attempt
+        limit, timer = job.policies.timeout, timer_of(self.app.clock)
+        error = TimedOut(f"run {row.id}: attempt {row.attempt} has taken longer than {limit}")
+        call = limit and timer.call_at(after(timer.time(), limit.total_seconds()), lambda: attempt.stop(error))
+        try:
+            await attempt.run()
+        except asyncio.CancelledError:
+            attempt.revoke()
+            raise
+        finally:
+            if call:
+                call.cancel()
+            del self._attempts[row.id]
+            await asyncio.to_thread(attempt.revoke)
+
+    async def _failed(self, job: Job, row: RunRow, error: Exception) -> None:
+        row.error = str(error) if isinstance(error, RaisedElsewhere) else describe(error)
+        if isinstance(error, RunStopped) and not isinstance(error, TimedOut):
+            await self._give_up(job, row, "cancelled", row.error)
+            return
+        row.failures += 1
+        trace = error.trace if isinstance(error, RaisedElsewhere) else "".join(traceback.format_exception(error))
+        row.traceback, retries = trace[-TRACEBACK_BYTES:], job.policies.retries
+        if not may_go_on(error, retries, row.failures):
+            logger.error("%s failed", row.id, exc_info=error)
+            await self._give_up(job, row, "timeout" if isinstance(error, TimedOut) else "failed", row.error)
+            return
+        wait_s = retries.wait_s(row.failures)
+        logger.warning("%s: attempt %d failed, %s; again in %g s", row.id, row.attempt, row.error, wait_s)
+        row.state = "waiting"
+        await self._commit([row.change()])
+        self._pauses[row.id] = waker = Waker(timer_of(self.app.clock))
+        try:
+            await waker.pause(wait_s)
+        finally:
+            del self._pauses[row.id]
+
+    async def _give_up(self, job: Job, row: RunRow, state: str, why: str) -> None:
+        """There are no more attempts."""
+        row.state, row.error, row.ended = state, row.error or why, self.now().timestamp()
+        changes: list[rows.Change] = []
+        failed = state in FAILURES and not row.is_detached
+        if failed and (job.policies.on_failure == "pause" or state == "abandoned"):
+            self.states.pause(job, by="the worker", why=f"run {row.id}: {why}")
+            changes.append(self.states.change(job))
+        elif failed and job.policies.on_failure == "skip":
+            row.notes.append(f"its records from here on are skipped: {[[n, at, end] for n, _, end, at in row.plan]}")
+            changes += [(rows.offset_key(job.name, row.topic_id, n), rows.pack_u64(end)) for n, _, end, _ in row.plan]
+        self.waiting_rows.pop(row.id, None)
+        changes += [row.change(), *self.stored.trimmed(job.name, job.policies.history, self.now())]
+        await self._commit(changes)
+
+    def cancel(self, row: RunRow, why: str) -> None:
+        """Have a run that is at work stop at its next record, or not begin again."""
+        attempt, waker = self._attempts.get(row.id), self._pauses.get(row.id)
+        if attempt is not None:
+            attempt.stop(RunStopped(f"run {row.id} is cancelled: {why}"))
+        elif waker is not None:
+            row.state, row.ended, row.error = "cancelled", self.now().timestamp(), why
+            self.spawn(self._commit([row.change()]))
+            waker.set()
+
+    async def _commit(self, changes: list[rows.Change]) -> None:
+        if changes:
+            await asyncio.to_thread(self.store.commit, Commit(changes))
+
+    # What else changes a job's place.
+
+    def moved(self, job: Job) -> None:
+        """Somebody has moved where *job* reads on."""
+        self._positions.pop(job.name, None)
+
+
+def may_go_on(error: Exception, retries: Retry, failures: int) -> bool:
+    """Whether a run is attempted again that has failed *failures* times, with *error* now."""
+    if isinstance(error, FINAL):
+        return False
+    if isinstance(error, RaisedElsewhere):
+        return error.again and failures <= retries.times
+    return retries.again(error, failures)
+
+
+def check_succeeded(row: RunRow) -> None:
+    """Raise `JobFailed` if the run has not succeeded."""
+    if row.state in FAILURES or row.state == "cancelled":
+        raise JobFailed(f"run {row.id} {row.state}: {row.error}")
