@@ -19,6 +19,7 @@ from framework.errors import DecodeError, JobFailed, StaleTask
 from framework.full_disk import Outage
 from framework.job import Job, RunRow, run_id
 from framework.log import Cursor, Partition, Range, StoredRecord
+from framework.reading import Reading
 from framework.state import rows
 from framework.state.errors import StateBehind, StateFailed
 from framework.state.store import Commit, Store
@@ -209,11 +210,11 @@ class Execution:
         self._effects.time.kept = job.source.keeps_time
         self._dead_letters = app.dead_letters(job.name, job.source)
         ranges = [Range(app.log.partition(info, number), at, end) for number, _, end, at in row.plan]
-        self._cursor = Cursor(app.log.reader, ranges)
-        self._batch: Batch[Any, Any] = Batch(self._cursor, job.source, run=row.run)
-        self._batch.on_bad = self._bury
-        self._batch.number = row.chunk
-        self._batch._on_chunk = self._commit_chunk
+        reading = _RunReading(self)
+        self._cursor = reading.cursor(app.log.reader, ranges)
+        self._batch: Batch[Any, Any] = Batch(
+            self._cursor, job.source, run=row.run, reading=reading, number=row.chunk, resumed=row.attempt > 1
+        )
         self._buried: set[tuple[int, int]] = set()
 
     def call(self) -> None:
@@ -235,7 +236,8 @@ class Execution:
         """Refuse what code of the handler that is still running may want to do."""
         self._effects.close()
 
-    def _commit_chunk(self, cursor: Cursor, records: int) -> None:
+    def commit_chunk(self, cursor: Cursor, records: int) -> None:
+        """Commit what was read up to *cursor*."""
         self._row.chunk += 1
         self._row.records += records
         self._commit(cursor)
@@ -273,8 +275,22 @@ class Execution:
         self._effects.settled()
         self._buried.clear()
 
-    def _bury(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
+    def bury(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
+        """Send what cannot be decoded to the dead-letter topic, once."""
         # A handler may read a chunk, or all of the batch, as often as it likes.
         if (partition.number, record.offset) not in self._buried:
             self._buried.add((partition.number, record.offset))
             bury(self._effects, self._dead_letters, partition, record, error)
+
+
+class _RunReading(Reading):
+    """What a run has to say to the reading of its batch."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def bad(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
+        self._execution.bury(partition, record, error)
+
+    def commit(self, cursor: Cursor, records: int) -> None:
+        self._execution.commit_chunk(cursor, records)
