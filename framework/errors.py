@@ -12,6 +12,7 @@
     |-- TableOwned           another agent writes the table
     |-- StaleTask            a send or table access by code whose record is finished or discarded
     |-- AppIsOpen            an app that is in use is to be tested                                  exit 2
+    |-- MissingExtra         a package that is installed only when asked for is not there           exit 2
     |-- NotIdle              an app under test does not come to rest
     |-- AgentEnded           an agent's loop ended although its stream goes on
     |-- AgentFailed          a record failed for good, and the agent's on_error says stop
@@ -64,6 +65,10 @@ class StaleTask(Error):
 
 class AppIsOpen(UsageError):
     """An app that is in use is to be tested."""
+
+
+class MissingExtra(UsageError):
+    """A package that is installed only when asked for is not there."""
 
 
 class NotIdle(Error, TimeoutError):
