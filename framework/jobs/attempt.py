@@ -1,8 +1,8 @@
 """One attempt at one run: the handler is called, what it does is gathered, and each chunk is one commit.
 
 The handler of a plain `def` is called in a thread of its own, which cannot be stopped from outside: it is told to at
-its next record or chunk. Whatever comes of it, its effects are closed before anybody else goes on with the run, under the
-lock of the store: a commit of it is made before that, and counts, or is refused.
+its next record or chunk. Whatever comes of it, its effects are closed before anybody else goes on with the run, under
+the lock of the store: a commit of it is made before that, and counts, or is refused.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     since                                until
       |-- part 1 --|-- part 2 --|-- part 3 --|             split at midnights of the job's time zone, at hours, ...
 
-A part has the records *stamped* in it. Its offsets reach from the first of them to the last, in each partition, and what
-lies between them and is stamped otherwise is passed over: so records that came late are in the part of their time, and in
-no other. One pass over the log finds all parts, and counts them.
+A part has the records *stamped* in it. Its offsets reach from the first of them to the last, in each partition, and
+what lies between them and is stamped otherwise is passed over: so records that came late are in the part of their time,
+and in no other. One pass over the log finds all parts, and counts them.
 """
 
 from __future__ import annotations

@@ -10,18 +10,19 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from framework.errors import JobFailed
 from framework.jobs.backfill import Backfill, Part, Survey, backfill_id, rows_of
-from framework.jobs.due import Scheduled
 from framework.jobs.job import Job
-from framework.jobs.runner import JobRunner
 from framework.jobs.runs import RunRow, run_key
 from framework.jobs.scratch import scratch_name
 from framework.log.errors import Conflict, NotFound, UsageError
 from framework.state import rows
 from framework.state.store import Commit
+
+if TYPE_CHECKING:
+    from framework.jobs.runner import JobRunner
 
 MAX_AT_ONCE = 10_000
 """How many rows of a table are removed in one commit."""
@@ -56,30 +57,27 @@ class Commands:
 
     async def pause(self, name: str, *, by: str, why: str) -> Done:
         """Let the job not be due until it is resumed; a run that is at work goes on."""
-        thing = self._thing(name)
-        paused = self._runner.states.of(thing).paused
+        job = self.job(name)
+        paused = self._runner.states.of(job).paused
         if paused:
             return Done(f"job {name!r} has been paused since {paused['at']}, by {paused['by']}")
-        self._runner.states.pause(thing, by=by, why=why)
-        await self._store_state(thing)
+        self._runner.states.pause(job, by=by, why=why)
+        await self._store_state(job)
         return Done(f"job {name!r} is paused; its records stay for when it is resumed")
 
     async def resume(self, name: str) -> Done:
         """Let the job be due again, for what was missed as its `catchup` says."""
-        thing = self._thing(name)
-        state = self._runner.states.of(thing)
+        job = self.job(name)
+        state = self._runner.states.of(job)
         if state.paused is None:
             return Done(f"job {name!r} is not paused")
         state.paused = None
-        await self._store_state(thing)
+        await self._store_state(job)
         return Done(f"job {name!r} is resumed")
 
-    def _thing(self, name: str) -> Job:
-        return self.job(name)
-
-    async def _store_state(self, thing: Scheduled) -> None:
-        await self._commit([self._runner.states.change(thing)])
-        self._runner.changed(thing.name).set()
+    async def _store_state(self, job: Job) -> None:
+        await self._commit([self._runner.states.change(job)])
+        self._runner.changed(job).set()
 
     async def cancel(self, name: str, run: str | None, *, by: str) -> Done:
         """Stop the runs of the job that are at work or waiting, or just *run*.
@@ -154,7 +152,9 @@ class Commands:
                 changes.append((rows.offset_key(name, info.id, number), rows.pack_u64(offset)))
                 part = self._app.log.partition(info, number)
                 if (hold := self._app.log.shared.hold(part.slot)) is not None and hold > offset:
-                    part.set_hold(offset)  # Retention, in any process, may remove what was read; now it is wanted again.
+                    part.set_hold(
+                        offset
+                    )  # Retention, in any process, may remove what was read; now it is wanted again.
             await self._commit(changes)
             self._runner.moved(job)
         return Done(f"job {name!r} reads on from {', '.join(f'{n}@{at}' for n, at in sorted(offsets.items()))}")

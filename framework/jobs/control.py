@@ -5,7 +5,8 @@
 
 Any process may append them, as it may append to any topic. They are kept for 30 days, so they are the record of who did
 what, too. The worker notes in the jobs' database up to where it has come before it does what it read: a command is done
-once or, if the worker dies at it, not at all, and then it has no answer. One that nobody took until it expires is refused.
+once or, if the worker dies at it, not at all, and then it has no answer. One that nobody took until it expires is
+refused.
 """
 
 from __future__ import annotations

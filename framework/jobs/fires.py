@@ -7,8 +7,8 @@
     due during a run run for it afterwards   skipped               that run is stopped, then run for it
 
 A time is missed if it was due more than `MISSED_AFTER` ago and nothing of the job was at work then: no worker ran, or
-the machine slept. What is skipped is recorded, and its records are there for the next run: a skipped time loses nothing.
-A clock that is set back makes nothing due again, for what was due last is stored.
+the machine slept. What is skipped is recorded, and its records are there for the next run: a skipped time loses
+nothing. A clock that is set back makes nothing due again, for what was due last is stored.
 """
 
 from __future__ import annotations

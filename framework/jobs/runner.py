@@ -26,6 +26,7 @@ from framework.jobs.fires import Fire, due_fire, next_fire
 from framework.jobs.job import Job
 from framework.jobs.pace import Pace
 from framework.jobs.planning import Planner, Wanted, now_of
+from framework.jobs.positions import Positions
 from framework.jobs.process import ProcessAttempt
 from framework.jobs.runs import FAILURES, History, RunRow, run_id
 from framework.jobs.timer import Timers
@@ -33,12 +34,12 @@ from framework.log import Partition
 from framework.log.errors import OffsetOutOfRange
 from framework.retry import Retry
 from framework.state import rows
-from framework.state.errors import StateBehind, StateFailed
+from framework.state.errors import OutboxTooLarge, StateBehind, StateFailed
 from framework.state.store import Commit, Store
 
 MAX_CRASHES = 5
 """How many workers in a row a run may take with it, without a chunk in between, before it is abandoned."""
-FINAL = (JobFailed, OffsetOutOfRange)
+FINAL = (JobFailed, OffsetOutOfRange, OutboxTooLarge)
 """What another attempt would not change."""
 logger = logging.getLogger("framework.jobs.job")
 
@@ -62,7 +63,7 @@ class JobRunner:
         self._outages: dict[str, Outage] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self._positions: dict[str, list[tuple[Partition, int]]] = {}
+        self._positions = Positions(app, store)
         self._killed = False
         self.rung = asyncio.Event()
         """Set when something was appended to the log."""
@@ -83,27 +84,9 @@ class JobRunner:
 
     def positions(self) -> Iterator[tuple[Partition, int]]:
         """Up to where the jobs have read each partition of their topics, and what unfinished runs still need."""
-        for job in self.app.jobs.values():
-            if job.policies.reads == "new":
-                yield from self._position(job)
+        yield from self._positions.of_jobs()
         for row in [*self.active.values(), *self.waiting_rows.values()]:
-            declared = self.app.jobs.get(row.job)
-            info = None if declared is None else self.app.topic_info(declared.source)
-            if info is not None and info.id == row.topic_id:
-                yield from ((self.app.log.partition(info, number), at) for number, _, _, at in row.plan)
-
-    def _position(self, job: Job) -> list[tuple[Partition, int]]:
-        # A thousand jobs are asked each second; what they have committed changes when they run.
-        known = self._positions.get(job.name)
-        if known is None:
-            info = self.app.topic_info(job.source)
-            parts = [self.app.log.partition(info, number) for number in range(info.partitions)]
-            stored = [self.store.offset(job.name, info, part.number, gap_allowed=True) for part in parts]
-            begun = [(part, at) for part, at in zip(parts, stored, strict=True) if at is not None]
-            if len(begun) < len(parts):  # It begins where the log does, then.
-                return [(part, part.log_start if at is None else at) for part, at in zip(parts, stored, strict=True)]
-            known = self._positions[job.name] = begun
-        return known
+            yield from self._positions.of_run(row)
 
     def unfinished(self) -> list[str]:
         """The jobs and timers that are running or due."""
@@ -300,7 +283,7 @@ class JobRunner:
                 await self._attempt(job, row)
         finally:
             del self.active[row.id]
-            self._positions.pop(job.name, None)
+            self._positions.moved(job)
             if row.unfinished:  # Its worker is stopped, or the disk takes no commits: as it is stored.
                 self.waiting_rows |= {left.id: left for left in self.history(job) if left.id == row.id}
         logger.info("%s: %s, %d records", row.id, row.state, row.records)
@@ -396,11 +379,9 @@ class JobRunner:
         if changes:
             await asyncio.to_thread(self.store.commit, Commit(changes))
 
-    # What else changes a job's place.
-
     def moved(self, job: Job) -> None:
         """Somebody has moved where *job* reads on."""
-        self._positions.pop(job.name, None)
+        self._positions.moved(job)
 
 
 def may_go_on(error: Exception, retries: Retry, failures: int) -> bool:

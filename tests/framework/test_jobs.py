@@ -77,13 +77,14 @@ class Site:
         """Serve *job* while the clock jumps from one due moment to the next; the runs there were."""
         known = len(self.runner.history(job))
 
-        async def jump(when: datetime) -> None:
+        async def jump(waiting: Job) -> None:
+            when = waiting.schedule.next_after(self.runner.states.of(waiting).last)
             assert when > self.now
             self.now = min(when, until)
             if when > until:
                 raise Arrived
 
-        self.runner._sleep_until = jump  # type: ignore[method-assign]
+        self.runner._wait = jump  # type: ignore[method-assign]
         with pytest.raises(Arrived):
             await self.runner.serve(job)
         return self.runner.history(job)[known:]
