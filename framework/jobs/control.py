@@ -18,6 +18,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 CONTROL, REPLIES = "__control", "__control-replies"
 KEPT_MS = 30 * 86_400_000
 ANSWER_S = 10.0
-"""How long a command waits for its answer."""
+"""How long a command waits for the worker to take it and, as a rule, to answer."""
+SLOW = frozenset({"backfill", "drop-backfill"})
+"""Commands that others do not wait for."""
 logger = logging.getLogger("framework.control")
 
 
@@ -100,7 +103,7 @@ def send(log: Log, command: str, job: str, arguments: Mapping[str, Any], *, time
             "command": command,
             "job": job,
             "arguments": dict(arguments),
-            "expires": now_ms + int(timeout_s * 1000),
+            "expires": now_ms + int(ANSWER_S * 1000),
         },
     )
     deadline = time.monotonic() + timeout_s
@@ -160,7 +163,7 @@ class Control:
                 for _, record in self._log.read(CONTROL, max(offset, partition.log_start)):
                     offset = record.offset + 1
                     await self._note(info, offset)
-                    await self._answer(record.value or b"{}")
+                    await self._take(record.value or b"{}")
             else:
                 await self._runner.rung.wait()
                 self._runner.rung.clear()
@@ -174,13 +177,21 @@ class Control:
         value = orjson.dumps([info.id, offset])
         await asyncio.to_thread(self._runner.store.commit, Commit([(rows.meta_key("control"), value)]))
 
-    async def _answer(self, value: bytes) -> None:
-        called = ""
-        try:
+    async def _take(self, value: bytes) -> None:
+        document: Any = None
+        with suppress(ValueError):
             document = orjson.loads(value)
-            called, by, command = document["id"], document["by"], document["command"]
-            if document["expires"] == 0:
-                return  # Done by who wrote it down.
+        if not isinstance(document, dict) or document.get("expires") == 0:
+            return  # Done by who wrote it down; or whatever it is.
+        if document.get("command") in SLOW:
+            self._runner.spawn(self._answer(document))
+        else:
+            await self._answer(document)
+
+    async def _answer(self, document: Mapping[str, Any]) -> None:
+        called = str(document.get("id"))
+        try:
+            by, command = document["by"], document["command"]
             if document["expires"] < self._log.clock.now_ms():
                 raise UsageError("it came too late: nobody waits for it any more")
             if command not in self._known:

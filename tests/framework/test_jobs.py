@@ -84,7 +84,7 @@ class Site:
             if when > until:
                 raise Arrived
 
-        self.runner._wait = jump  # type: ignore[method-assign]
+        self.runner._wait = jump  # type: ignore[method-assign, assignment]
         with pytest.raises(Arrived):
             await self.runner.serve(job)
         return self.runner.history(job)[known:]
