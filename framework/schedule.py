@@ -42,6 +42,8 @@ NIGHT = timedelta(hours=22)
 """Shorter than any gap that holds a whole day, even one that the clock shortens."""
 EXPANDED_LINES = 4096
 """How many different lines are kept in the form croniter makes of them."""
+CLOSE_ZONE = 0.8
+"""How alike two names of zones are, of 1, for one to be offered for the other; `America` is like every city there."""
 MAX_CORRECTIONS = 10
 """How many faults of one line are corrected to show what it could be."""
 
@@ -343,5 +345,5 @@ def _zone_meant_by(name: str) -> str:
         return known[cities.get(written, written)]
     if len(written) < 5:
         return ""  # PST and EST are one letter and three hours apart.
-    close = get_close_matches(written, known, n=1)
+    close = get_close_matches(written, known, n=1, cutoff=CLOSE_ZONE)
     return known[close[0]] if close else ""

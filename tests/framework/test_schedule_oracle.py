@@ -2,8 +2,8 @@
 
 One is cronsim, an independent reading of Debian's rules. Where it goes another way for a reason, it is not asked: in
 zones that moved their clock by half an hour, which it counts as a whole one, or between two whole hours, where it may
-look for ever; and for minutes with a `*`, which Debian takes to mean elapsed time even where the hour is fixed. Where the
-clock skips midnight, it takes a `*` of the hour to hold the midnight that is not shown.
+look for ever; and for minutes with a `*`, which Debian takes to mean elapsed time even where the hour is fixed. Where
+the clock skips midnight, it takes a `*` of the hour to hold the midnight that is not shown.
 
 The other is the clock itself, looked at every minute, which decides about all of these. It is slow.
 """
