@@ -143,7 +143,7 @@ class Schedule:
             return self.period
         first = self.previous_at_or_before(utc)
         if self._is_daily():
-            return max(self._longest_within_a_day(), *self._gaps_at_changes(first))
+            return max([self._longest_within_a_day(), *self._gaps_at_changes(first)])
         longest, fires, last = timedelta(0), 0, first
         while fires < GAP_FIRES or last - first < GAP_HORIZON:
             # No gap that ends before *near* can be the longest, and a whole day without one always is longer.
@@ -165,13 +165,12 @@ class Schedule:
         return max(after - before for before, after in pairwise([*times, times[0] + 24 * 60])) * MINUTE
 
     def _gaps_at_changes(self, start: datetime) -> Iterator[timedelta]:
-        """Those that a change of the offset makes longer or shorter: it is within them, or at their end."""
-        end, change = start + GAP_HORIZON, self._offset_change(start, start + GAP_HORIZON)
-        yield timedelta(0)
+        """Those within which the offset changes; all others are as long as the wall clock says."""
+        end = start + GAP_HORIZON
+        change = self._offset_change(start, end)
         while change is not None:
-            before = self.previous_at_or_before(change - SECOND)
-            at, after = self.next_after(change - SECOND), self.next_after(change)
-            yield from (at - before, after - at)
+            before = change - SECOND
+            yield self.next_after(before) - self.previous_at_or_before(before)
             change = self._offset_change(change, end)
 
     def _next_by_date(self, utc: datetime) -> datetime:
