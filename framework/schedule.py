@@ -42,6 +42,8 @@ NIGHT = timedelta(hours=22)
 """Shorter than any gap that holds a whole day, even one that the clock shortens."""
 EXPANDED_LINES = 4096
 """How many different lines are kept in the form croniter makes of them."""
+CLOSE_ZONE = 0.8
+"""How alike two names of zones are, of 1, for one to be offered for the other; `America` is like every city there."""
 MAX_CORRECTIONS = 10
 """How many faults of one line are corrected to show what it could be."""
 
@@ -141,7 +143,7 @@ class Schedule:
             return self.period
         first = self.previous_at_or_before(utc)
         if self._is_daily():
-            return max(self._longest_within_a_day(), *self._gaps_at_changes(first))
+            return max([self._longest_within_a_day(), *self._gaps_at_changes(first)])
         longest, fires, last = timedelta(0), 0, first
         while fires < GAP_FIRES or last - first < GAP_HORIZON:
             # No gap that ends before *near* can be the longest, and a whole day without one always is longer.
@@ -163,13 +165,12 @@ class Schedule:
         return max(after - before for before, after in pairwise([*times, times[0] + 24 * 60])) * MINUTE
 
     def _gaps_at_changes(self, start: datetime) -> Iterator[timedelta]:
-        """Those that a change of the offset makes longer or shorter: it is within them, or at their end."""
-        end, change = start + GAP_HORIZON, self._offset_change(start, start + GAP_HORIZON)
-        yield timedelta(0)
+        """Those within which the offset changes; all others are as long as the wall clock says."""
+        end = start + GAP_HORIZON
+        change = self._offset_change(start, end)
         while change is not None:
-            before = self.previous_at_or_before(change - SECOND)
-            at, after = self.next_after(change - SECOND), self.next_after(change)
-            yield from (at - before, after - at)
+            before = change - SECOND
+            yield self.next_after(before) - self.previous_at_or_before(before)
             change = self._offset_change(change, end)
 
     def _next_by_date(self, utc: datetime) -> datetime:
@@ -343,5 +344,5 @@ def _zone_meant_by(name: str) -> str:
         return known[cities.get(written, written)]
     if len(written) < 5:
         return ""  # PST and EST are one letter and three hours apart.
-    close = get_close_matches(written, known, n=1)
+    close = get_close_matches(written, known, n=1, cutoff=CLOSE_ZONE)
     return known[close[0]] if close else ""

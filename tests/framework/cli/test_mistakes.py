@@ -143,10 +143,10 @@ DECLARED_WRONG = {
     ),
     "bad time zone": Mistake(
         "jobs ls",
-        "app.py:4: nightly: schedule '@daily': unknown time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?",
+        "app.py:4: nightly: schedule '@daily': unknown time zone 'Mars/Olympus'",
         2,
         HEAD + "app = App('a')\nt = app.topic('t')\n"
-        "@app.job(t, schedule='@daily', timezone='Europe/Berln')\ndef nightly(batch: Batch) -> None: ...\n",
+        "@app.job(t, schedule='@daily', timezone='Mars/Olympus')\ndef nightly(batch: Batch) -> None: ...\n",
     ),
     "an app without agents": Mistake(
         "worker",
