@@ -176,6 +176,7 @@ class Worker:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
         if app.jobs or app.timers:
             self.jobs = JobRunner(app, shards.of_jobs(), agents_busy=self._agents_busy)
+            self.jobs.settle()
         await exits.enter_async_context(app.living())
         return log
 

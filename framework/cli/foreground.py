@@ -85,6 +85,7 @@ class Foreground:
 
     async def run(self, job: Job) -> list[RunRow]:
         """Finish what was interrupted, then run the job over what is new; the runs there were."""
+        self.runner.meet(job)
         left = [row for row in self.runner.waiting_rows.values() if row.job == job.name and not row.is_detached]
         for row in left:
             self._line.print(f"{row.id} was interrupted: resumed")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STOP_GRACE_S = 10.0
 """How long a handler in a thread may take to come to its next record, once it is told to stop."""
-logger = logging.getLogger("framework.jobs.job")
+logger = logging.getLogger("framework.job")
 
 
 class Attempt(Reading):
@@ -85,8 +85,10 @@ class Attempt(Reading):
             else:
                 await self._in_thread(self.call)
         except asyncio.CancelledError:
-            if self._stopping is None or self._task.uncancel() > cancelling:
+            ours = self._stopping is not None and self._ended is None  # And not that of whoever waits for us.
+            if not ours or self._task.uncancel() > cancelling:
                 raise
+            assert self._stopping is not None
             raise self._stopping from None
 
     def call(self) -> None:

@@ -53,6 +53,7 @@ class Commands:
         if job is None:
             there = ", ".join(sorted(self._app.jobs)) or "none"
             raise NotFound(f"app {self._app.name!r} declares no job {name!r}; it declares {there}")
+        self._runner.meet(job)
         return job
 
     async def pause(self, name: str, *, by: str, why: str) -> Done:
@@ -115,10 +116,7 @@ class Commands:
         busy = [row.id for row in self._unfinished(job) if not row.is_detached]
         if busy:
             raise Conflict(f"run {busy[0]} of job {name!r} is not finished: wait for it, or cancel it")
-        row = await self._runner.plan_now(job, self._runner.now())
-        if row.unfinished:
-            self._runner.waiting_rows[row.id] = row
-        return row
+        return await self._runner.plan_now(job, self._runner.now())
 
     async def finish(self, row: RunRow) -> None:
         """Do what is left of *row*; when it fails, that is in the row."""

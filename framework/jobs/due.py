@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from framework.jobs.planning import now_of
@@ -40,20 +41,23 @@ class DueStates:
             self._known[thing.kind, thing.name] = known
         return known
 
-    def settle(self, thing: Scheduled) -> DueState:
-        """The state, stored if it is new, and brought up to the schedule of today.
+    def settle(self, things: Iterable[Scheduled]) -> None:
+        """Store the states of *things* that are new, and bring the others up to the schedules of today; one commit.
 
         What an earlier schedule has missed is not run: only what is due by the present one, from now on.
         """
+        changes = [self.change(thing) for thing in things if self._settled(thing)]
+        if changes:
+            self._store.commit(Commit(changes))
+
+    def _settled(self, thing: Scheduled) -> bool:
+        """Bring the state up to today; whether it has to be stored."""
         known, text = self.of(thing), str(thing.schedule)
-        changed = self._store.database.get(due_key(thing.kind, thing.name)) is None
-        if known.schedule != text:
-            known.schedule = text
-            known.fired(max(known.last, now_of(self._app)))
-            changed = True
-        if changed:
-            self._store.commit(Commit([self.change(thing)]))
-        return known
+        if known.schedule == text:
+            return self._store.database.get(due_key(thing.kind, thing.name)) is None
+        known.schedule = text
+        known.fired(max(known.last, now_of(self._app)))
+        return True
 
     def pause(self, thing: Scheduled, *, by: str, why: str) -> None:
         """Let nothing of *thing* be due until it is resumed; not stored yet."""

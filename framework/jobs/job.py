@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from typing_extensions import TypedDict, TypeVar
@@ -15,7 +14,7 @@ from framework.batch import Batch
 from framework.errors import DeclarationError
 from framework.log import TopicInfo
 from framework.retry import Retry
-from framework.schedule import Schedule
+from framework.schedule import Schedule, stable_delay
 from framework.topic import Topic
 
 if TYPE_CHECKING:
@@ -165,9 +164,8 @@ class Job:
     @property
     def delay(self) -> timedelta:
         """How much later than it is due a run starts: a part of the jitter, by the names of app and job."""
-        span_ms = self.policies.jitter // timedelta(milliseconds=1)
-        draw = int.from_bytes(sha256(f"{self.app.name}\0{self.name}".encode()).digest()[:8], "big")
-        return timedelta(milliseconds=draw % (span_ms + 1))
+        jitter = self.policies.jitter
+        return stable_delay(f"{self.app.name}.{self.name}", jitter) if jitter else jitter
 
     def check_retention(self, info: TopicInfo, now: datetime) -> None:
         """Refuse a job for which its topic does not keep records long enough.

@@ -41,7 +41,7 @@ MAX_CRASHES = 5
 """How many workers in a row a run may take with it, without a chunk in between, before it is abandoned."""
 FINAL = (JobFailed, OffsetOutOfRange, OutboxTooLarge)
 """What another attempt would not change."""
-logger = logging.getLogger("framework.jobs.job")
+logger = logging.getLogger("framework.job")
 
 
 class JobRunner:
@@ -68,7 +68,19 @@ class JobRunner:
         self.rung = asyncio.Event()
         """Set when something was appended to the log."""
         self._group: asyncio.TaskGroup | None = None
-        for job in app.jobs.values():
+        self._met: set[str] = set()
+        self._planning: set[str] = set()
+
+    def settle(self) -> None:
+        """Know what all jobs and timers have come to, before any of them is served."""
+        self.states.settle([*self.app.jobs.values(), *self.app.timers.values()])
+        for job in self.app.jobs.values():
+            self.meet(job)
+
+    def meet(self, job: Job) -> None:
+        """Know which runs of *job* are not finished."""
+        if job.name not in self._met:
+            self._met.add(job.name)
             self.waiting_rows |= {row.id: row for row in self.stored.of(job.name) if row.unfinished}
 
     # Asking.
@@ -93,7 +105,8 @@ class JobRunner:
         now = self.now()
         due = [job.name for job in self.app.jobs.values() if self.states.of(job).paused is None]
         due = [name for name in due if self._next(self.app.jobs[name]) <= now]
-        return sorted({*(row.job for row in self.active.values()), *due, *self.timers.unfinished()})
+        rows_left = [*self.active.values(), *self.waiting_rows.values()]
+        return sorted({*self._planning, *(row.job for row in rows_left), *due, *self.timers.unfinished()})
 
     @property
     def pause_until(self) -> float | None:
@@ -166,7 +179,7 @@ class JobRunner:
         Raises:
             StateFailed: The disk takes no commits.
         """
-        await asyncio.to_thread(self.states.settle, job)
+        await asyncio.to_thread(self.states.settle, [job])
         behind_a_run = bool(await self.resume(job))
         policies = job.policies
         while True:
@@ -251,13 +264,20 @@ class JobRunner:
         return await self._plan(job, Wanted(nominal, trigger, "start"))
 
     async def _plan(self, job: Job, wanted: Wanted) -> RunRow:
-        row = await asyncio.to_thread(self._planner.plan, job, wanted, self.states.of(job))
-        if not row.unfinished:
-            await self._commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+        self._planning.add(job.name)
+        try:
+            row = await asyncio.to_thread(self._planner.plan, job, wanted, self.states.of(job))
+            if row.unfinished:
+                self.waiting_rows[row.id] = row
+            else:
+                await self._commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+        finally:
+            self._planning.discard(job.name)
         return row
 
     async def resume(self, job: Job) -> list[RunRow]:
         """Finish the runs of *job* that were interrupted; those of backfills are not among them."""
+        self.meet(job)
         rows_left = [row for row in self.waiting_rows.values() if row.job == job.name and not row.is_detached]
         for row in sorted(rows_left, key=lambda row: row.planned):
             if self.note_crash(row):

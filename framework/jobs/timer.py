@@ -94,8 +94,9 @@ class Timers:
         Raises:
             StateFailed: The disk takes no commits.
         """
-        state = await asyncio.to_thread(self._states.settle, timer)
+        await asyncio.to_thread(self._states.settle, [timer])
         while True:
+            state = self._states.of(timer)
             fire = due_fire(timer.schedule, state.last, now_of(self._app), timer.catchup)
             if fire is None:
                 await self._alarm.until(timer.schedule.next_after(state.last))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framework import App, Batch, Stream
+from framework import App, Batch, Retry, Stream
 from framework.errors import JobFailed
 from framework.jobs.job import Job
 from framework.jobs.runner import JobRunner
@@ -23,6 +23,7 @@ from tests.log.conftest import ManualClock
 START = datetime(2024, 3, 8, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 MAX_MESSAGE_BYTES = 1 << 20
+ONCE = Retry(0)
 
 
 class Arrived(Exception):
@@ -316,7 +317,7 @@ async def test_a_run_that_fails_leaves_its_rest_to_the_next(site: Site) -> None:
     """What its chunks committed stays; the chunk that failed left nothing, neither in a table nor in a topic."""
     attempts = []
 
-    @site.app.job(site.numbers, schedule="@daily")
+    @site.app.job(site.numbers, schedule="@daily", retries=ONCE)
     def total(batch: Batch[int]) -> None:
         attempts.append(batch.run)
         for chunk in batch.chunks(2):
@@ -341,7 +342,7 @@ async def test_a_run_that_fails_leaves_its_rest_to_the_next(site: Site) -> None:
 
 
 async def test_a_failed_run_is_not_tried_again_before_the_next_fire(site: Site) -> None:
-    @site.app.job(site.numbers, schedule="@daily")
+    @site.app.job(site.numbers, schedule="@daily", retries=ONCE)
     async def broken(batch: Batch[int]) -> None:
         raise ValueError(sum(batch))
 
