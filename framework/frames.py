@@ -58,7 +58,8 @@ def frame_of(batch: Batch[Any, Any], *, trusting: bool = True) -> pl.DataFrame:
     try:
         return _by_blocks(batch, shape, trusting=trusting)
     except (_Mixed, Unfit):
-        return _whole(list(batch), shape)
+        # Not `list(batch)`, which would read it once more for its length.
+        return _whole(list(iter(batch)), shape)
 
 
 # Block by block.

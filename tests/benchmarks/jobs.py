@@ -1,8 +1,8 @@
 """What reading costs a job, compared with a bare loop over what it reads.
 
 Both sides decode the same JSON records of 100 bytes with orjson; the bare side has them in a list, ours reads them from
-the log. The frame is compared with a list of what was decoded, from which a frame would still have to be made: what that
-takes is shown beside it.
+the log. The frame is compared with a list of what was decoded, from which a frame would still have to be made: what
+that takes is shown beside it.
 """
 
 from __future__ import annotations
