@@ -77,7 +77,8 @@ class Batch(Generic[V, K]):
             DecodeError: One cannot be decoded; in a job it goes to the dead-letter topic instead.
             OffsetOutOfRange: Retention was faster.
         """
-        return chain.from_iterable(self._slices())
+        # Lists are handed on, not values: going through a generator would cost more per value than decoding it.
+        return chain.from_iterable(chain.from_iterable(map(self.slices_of, self.pieces())))
 
     def __len__(self) -> int:
         """How many records there are, tombstones and undecodable ones among them; mostly reads headers only."""
@@ -172,21 +173,20 @@ class Batch(Generic[V, K]):
             taken=taken,
         )
 
-    def _slices(self) -> Iterator[Sequence[V]]:
-        # An iterator over lists, and not over values, for a generator costs more per item than most values do.
+    def slices_of(self, piece: Piece) -> Iterator[list[V]]:
+        """The values of *piece*, in lists of a few hundred."""
         parse, pause = self._topic.value_serde.parse, self._reading.pause
-        for piece in self.pieces():
-            values = piece.values()
-            for at in range(0, len(values), SLICE_RECORDS):
-                pause()
-                try:
-                    decoded = [parse(value) for value in values[at : at + SLICE_RECORDS] if value is not None]
-                except SERDE_ERRORS:
-                    yield from self.one_by_one(piece, at, at + SLICE_RECORDS)
-                else:
-                    yield decoded
+        values = piece.values()
+        for at in range(0, len(values), SLICE_RECORDS):
+            pause()
+            try:
+                decoded = [parse(value) for value in values[at : at + SLICE_RECORDS] if value is not None]
+            except SERDE_ERRORS:
+                yield from self._one_by_one(piece, at, at + SLICE_RECORDS)
+            else:
+                yield decoded
 
-    def one_by_one(self, piece: Piece, start: int, end: int) -> Iterator[list[V]]:
+    def _one_by_one(self, piece: Piece, start: int, end: int) -> Iterator[list[V]]:
         """The values of some records of *piece*, in lists that end where one cannot be decoded."""
         good = list[V]()
         for record in piece.records()[start:end]:

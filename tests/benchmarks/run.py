@@ -18,12 +18,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import agents, grouped, latency, log_append, log_open, log_read, peer_rows, resident, startup
+from tests.benchmarks import (
+    agents,
+    grouped,
+    jobs,
+    latency,
+    log_append,
+    log_open,
+    log_read,
+    peer_rows,
+    resident,
+    startup,
+)
 from tests.benchmarks.rows import QUICK, Bench, Result, Row, Scale, say
 
 ROWS: list[Row] = [
     *agents.ROWS,
     *grouped.ROWS,
+    *jobs.ROWS,
     *peer_rows.ROWS,
     *log_append.ROWS,
     *log_read.ROWS,
