@@ -159,7 +159,7 @@ def test_an_interrupted_run_is_resumed_at_its_next_chunk(stubborn: Shell, number
     assert "Traceback" not in done.err
     assert done.err.splitlines()[-1] == "lifespan ends"
     [row] = stubborn.ok("jobs", "runs", "plain", "--json").json()
-    assert (row["state"], row["records"], row["attempt"]) == ("waiting", 2, 1)
+    assert (row["state"], row["records"], row["attempt"]) == ("waiting", 4, 1)
 
     stubborn.ok("topics", "send", "numbers", "6")
     again = stubborn.ok("jobs", "run", "plain", "--json")
