@@ -21,6 +21,7 @@ from framework.errors import DeclarationError
 from framework.identity import settle
 from framework.jobs.planning import now_of
 from framework.jobs.runner import JobRunner
+from framework.jobs.serving import Serving
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
@@ -190,7 +191,7 @@ class Worker:
         services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
         services.append(self._make_checkpoints())
         if self.jobs is not None:
-            services.append(self.jobs.run_all())
+            services.append(Serving(self.jobs).run())
         return services
 
     async def _listen(self, doorbell: Doorbell) -> None:

@@ -19,6 +19,7 @@ from framework.jobs.runs import RunRow, run_key
 from framework.jobs.scratch import scratch_name
 from framework.log.errors import Conflict, NotFound, UsageError
 from framework.state import rows
+from framework.state.errors import StateFailed
 from framework.state.store import Commit
 
 if TYPE_CHECKING:
@@ -210,19 +211,24 @@ class Commands:
                     with suppress(JobFailed):
                         await self.finish(row)
 
-        async with asyncio.TaskGroup() as group:
-            for row in left:
-                group.create_task(one(row))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for row in left:
+                    group.create_task(one(row))
+        except* StateFailed as failures:
+            raise failures.exceptions[0] from None
 
-    async def finish_interrupted_backfills(self) -> None:
-        """Go on with the backfills that a worker before has not finished."""
-        left: dict[str, list[RunRow]] = {}
-        for row in list(self._runner.waiting_rows.values()):
-            if row.is_detached and row.job in self._app.jobs:
+    async def finish_backfills(self, job: Job) -> None:
+        """Run what is planned of the backfills of *job*, and what a worker before has not finished."""
+        while True:
+            left = [row for row in self._runner.waiting_rows.values() if row.job == job.name and row.is_detached]
+            if not left:
+                return
+            first = min(row.backfill for row in left)
+            its = sorted((row for row in left if row.backfill == first), key=lambda row: row.id)
+            for row in its:
                 self._runner.note_crash(row)
-                left.setdefault(row.backfill, []).append(row)
-        for planned in left.values():
-            await self.finish_backfill(sorted(planned, key=lambda row: row.id))
+            await self.finish_backfill(its)
 
     async def drop_backfill(self, name: str, backfill: str) -> Done:
         """Remove the runs of a backfill that is finished, and its scratch tables.

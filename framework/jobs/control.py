@@ -154,6 +154,10 @@ class Control:
 
     async def run(self) -> None:
         """Do what comes, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            await self._follow(group)
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
         info = topic_of(self._log, CONTROL)
         topic_of(self._log, REPLIES)
         partition = self._log.partition(info, 0)
@@ -163,7 +167,7 @@ class Control:
                 for _, record in self._log.read(CONTROL, max(offset, partition.log_start)):
                     offset = record.offset + 1
                     await self._note(info, offset)
-                    await self._take(record.value or b"{}")
+                    await self._take(record.value or b"{}", group)
             else:
                 await self._runner.rung.wait()
                 self._runner.rung.clear()
@@ -177,14 +181,14 @@ class Control:
         value = orjson.dumps([info.id, offset])
         await asyncio.to_thread(self._runner.store.commit, Commit([(rows.meta_key("control"), value)]))
 
-    async def _take(self, value: bytes) -> None:
+    async def _take(self, value: bytes, group: asyncio.TaskGroup) -> None:
         document: Any = None
         with suppress(ValueError):
             document = orjson.loads(value)
         if not isinstance(document, dict) or document.get("expires") == 0:
             return  # Done by who wrote it down; or whatever it is.
         if document.get("command") in SLOW:
-            self._runner.spawn(self._answer(document))
+            group.create_task(self._answer(document))
         else:
             await self._answer(document)
 
@@ -214,7 +218,7 @@ class Control:
 
     async def _run(self, job: str, _: Mapping[str, Any], __: str) -> Done:
         row = await self._commands.plan_run(job)
-        self._runner.spawn(self._commands.finish(row))
+        self._runner.changed(self._commands.job(job)).set()
         return Done(f"run {row.id} is begun", [row.id])
 
     async def _rewind(self, job: str, arguments: Mapping[str, Any], _: str) -> Done:
@@ -223,7 +227,7 @@ class Control:
 
     async def _backfill(self, job: str, arguments: Mapping[str, Any], _: str) -> Done:
         planned = await self._commands.plan_backfill(job, wanted_of(arguments))
-        self._runner.spawn(self._commands.finish_backfill(planned))
+        self._runner.backfills_wanted(self._commands.job(job)).set()
         return Done(f"backfill {planned[0].backfill} is begun, {len(planned)} runs", [row.id for row in planned])
 
     async def _drop(self, job: str, arguments: Mapping[str, Any], _: str) -> Done:

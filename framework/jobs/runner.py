@@ -5,30 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
-from typing import Any
 
-from framework.alongside import alongside
 from framework.app import App
 from framework.clock import Waker, after, timer_of
 from framework.dead_letter import TRACEBACK_BYTES, describe
 from framework.errors import JobFailed, RaisedElsewhere, RunStopped, TimedOut
-from framework.full_disk import Outage
 from framework.jobs.alarm import Alarm
 from framework.jobs.attempt import Attempt
-from framework.jobs.commands import Commands
-from framework.jobs.control import Control
-from framework.jobs.due import DueStates, Scheduled
-from framework.jobs.fires import Fire, due_fire, next_fire
+from framework.jobs.due import DueStates
+from framework.jobs.fires import next_fire
 from framework.jobs.job import Job
 from framework.jobs.pace import Pace
 from framework.jobs.planning import Planner, Wanted, now_of
 from framework.jobs.positions import Positions
 from framework.jobs.process import ProcessAttempt
-from framework.jobs.runs import FAILURES, History, RunRow, run_id
+from framework.jobs.runs import FAILURES, History, RunRow
 from framework.jobs.timer import Timers
 from framework.log import Partition
 from framework.log.errors import OffsetOutOfRange
@@ -60,14 +54,13 @@ class JobRunner:
         self._agents_busy = agents_busy
         self._attempts: dict[str, Attempt] = {}
         self._pauses: dict[str, Waker] = {}
-        self._outages: dict[str, Outage] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._backfills: dict[str, asyncio.Event] = {}
         self._positions = Positions(app, store)
         self._killed = False
         self.rung = asyncio.Event()
         """Set when something was appended to the log."""
-        self._group: asyncio.TaskGroup | None = None
         self._met: set[str] = set()
         self._planning: set[str] = set()
 
@@ -77,9 +70,9 @@ class JobRunner:
         for job in self.app.jobs.values():
             self.meet(job)
 
-    def meet(self, job: Job) -> None:
-        """Know which runs of *job* are not finished."""
-        if job.name not in self._met:
+    def meet(self, job: Job, *, again: bool = False) -> None:
+        """Know which runs of *job* are not finished, as it is stored."""
+        if again or job.name not in self._met:
             self._met.add(job.name)
             self.waiting_rows |= {row.id: row for row in self.stored.of(job.name) if row.unfinished}
 
@@ -104,7 +97,7 @@ class JobRunner:
         """The jobs and timers that are running or due."""
         now = self.now()
         due = [job.name for job in self.app.jobs.values() if self.states.of(job).paused is None]
-        due = [name for name in due if self._next(self.app.jobs[name]) <= now]
+        due = [name for name in due if self.next_look(self.app.jobs[name]) <= now]
         rows_left = [*self.active.values(), *self.waiting_rows.values()]
         return sorted({*self._planning, *(row.job for row in rows_left), *due, *self.timers.unfinished()})
 
@@ -118,32 +111,20 @@ class JobRunner:
         """What the clock shows."""
         return now_of(self.app)
 
-    def _next(self, job: Job) -> datetime:
+    def next_look(self, job: Job) -> datetime:
+        """When it is time to see whether *job* is due."""
         return next_fire(job.schedule, self.states.of(job).last, job.delay)
 
-    # Serving.
+    # What happens to it.
 
-    async def run_all(self) -> None:
-        """Finish what was interrupted, then run each job whenever it is due; until cancelled.
-
-        Raises:
-            StateFailed: The disk fails.
-        """
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            group.create_task(self.alarm.run())
-            commands = Commands(self)
-            group.create_task(Control(self, commands).run())
-            group.create_task(commands.finish_interrupted_backfills())
-            for job in self.app.jobs.values():
-                group.create_task(self.supervise(job, partial(self.serve, job)), name=f"job {job.name}")
-            for timer in self.app.timers.values():
-                group.create_task(self.supervise(timer, partial(self.timers.serve, timer)), name=f"timer {timer.name}")
-
-    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run *coroutine* beside the jobs that are served."""
-        assert self._group is not None, "nothing is served"
-        self._group.create_task(coroutine)
+    def reopen(self, job: Job | None) -> None:
+        """Open the store anew after a failure, and know what of *job* it holds."""
+        with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
+            if self.store.failure is not None:  # Or another job has done it.
+                self.store.reopen()
+        if job is not None:
+            self.states.forget(job)
+            self.meet(job, again=True)
 
     def kill(self) -> None:
         """As if the process had been killed at this moment: nothing more is committed."""
@@ -152,93 +133,13 @@ class JobRunner:
             attempt.revoke()
         self.timers.revoke()
 
-    async def supervise(self, thing: Scheduled, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """*serve* the *thing*, through times at which the disk takes no commits.
-
-        Raises:
-            StateFailed: The disk fails.
-        """
-        while True:
-            try:
-                await serve()
-            except StateFailed as error:
-                # The run goes on behind its last chunk, when the disk takes commits again.
-                outage = self._outages.setdefault(thing.name, Outage(self.store, asyncio.Event()))
-                await outage.wait(error)
-                await asyncio.to_thread(self._reopen)
-                self.states.forget(thing)
-
-    def _reopen(self) -> None:
-        with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
-            if self.store.failure is not None:  # Or another job has done it.
-                self.store.reopen()
-
-    async def serve(self, job: Job) -> None:
-        """Finish what was interrupted, then run *job* whenever it is due; until cancelled.
-
-        Raises:
-            StateFailed: The disk takes no commits.
-        """
-        await asyncio.to_thread(self.states.settle, [job])
-        behind_a_run = bool(await self.resume(job))
-        policies = job.policies
-        while True:
-            state, now = self.states.of(job), self.now() - job.delay
-            overlap = policies.overlap if behind_a_run else None
-            fire = None if state.paused else due_fire(job.schedule, state.last, now, policies.catchup, overlap=overlap)
-            if fire is None:
-                behind_a_run = False
-                await self._wait(job)
-            elif fire.action == "skip":
-                await self._skip(job, fire)
-            else:
-                behind_a_run = (await self._run_due(job, fire)).state != "empty"
-
-    async def _wait(self, job: Job) -> None:
-        """Return when *job* may be due, or has been changed."""
-        if outage := self._outages.pop(job.name, None):
-            outage.over()
-        changed = self.changed(job)
-        if self.states.of(job).paused:
-            await changed.wait()
-        else:
-            async with alongside(self._ring(job, changed)):
-                await changed.wait()
-        changed.clear()
-
-    async def _ring(self, job: Job, changed: asyncio.Event) -> None:
-        await self.alarm.until(self._next(job))
-        changed.set()
-
     def changed(self, job: Job) -> asyncio.Event:
-        """What is set when there is something new about *job*: it is due, paused, resumed."""
+        """What is set when there is something new about *job*: it is due, paused, resumed, or a run of it is wanted."""
         return self._changed.setdefault(job.name, asyncio.Event())
 
-    async def _skip(self, job: Job, fire: Fire) -> None:
-        self.states.of(job).fired(fire.nominal)
-        now = self.now().timestamp()
-        name = self.stored.free_id(job.name, run_id(job.name, fire.nominal))
-        row = RunRow(name, fire.nominal.timestamp(), "skipped", [], job=job.name, notes=[fire.covers], planned=now)
-        row.ended = now
-        logger.warning("%s is skipped: %s; its records are for the next run", row.id, fire.covers)
-        await self._commit([row.change(), self.states.change(job)])
-
-    async def _run_due(self, job: Job, fire: Fire) -> RunRow:
-        async with self.turn(job):
-            self.states.of(job).fired(fire.nominal)
-            notes = (fire.covers,) if fire.covers else ()
-            row = await self._plan(job, Wanted(fire.nominal, "schedule", job.policies.until, notes))
-            if row.unfinished:
-                if job.policies.overlap == "cancel":
-                    async with alongside(self._cancel_when_due(job, row)):
-                        await self.finish(job, row)
-                else:
-                    await self.finish(job, row)
-            return row
-
-    async def _cancel_when_due(self, job: Job, row: RunRow) -> None:
-        await self.alarm.until(self._next(job))
-        self.cancel(row, "its next run is due")
+    def backfills_wanted(self, job: Job) -> asyncio.Event:
+        """What is set when a backfill of *job* is planned."""
+        return self._backfills.setdefault(job.name, asyncio.Event())
 
     # Running.
 
@@ -261,16 +162,17 @@ class JobRunner:
 
     async def plan_now(self, job: Job, nominal: datetime, trigger: str = "manual") -> RunRow:
         """A run over everything that is there now."""
-        return await self._plan(job, Wanted(nominal, trigger, "start"))
+        return await self.plan(job, Wanted(nominal, trigger, "start"))
 
-    async def _plan(self, job: Job, wanted: Wanted) -> RunRow:
+    async def plan(self, job: Job, wanted: Wanted) -> RunRow:
+        """Write down a run, which waits for its turn then."""
         self._planning.add(job.name)
         try:
             row = await asyncio.to_thread(self._planner.plan, job, wanted, self.states.of(job))
             if row.unfinished:
                 self.waiting_rows[row.id] = row
             else:
-                await self._commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+                await self.commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
         finally:
             self._planning.discard(job.name)
         return row
@@ -304,14 +206,14 @@ class JobRunner:
         finally:
             del self.active[row.id]
             self._positions.moved(job)
-            if row.unfinished:  # Its worker is stopped, or the disk takes no commits: as it is stored.
-                self.waiting_rows |= {left.id: left for left in self.history(job) if left.id == row.id}
+            if row.unfinished:  # Its worker is stopped, or the disk takes no commits.
+                self.waiting_rows[row.id] = row
         logger.info("%s: %s, %d records", row.id, row.state, row.records)
 
     async def _attempt(self, job: Job, row: RunRow) -> None:
         row.attempt, row.begun_chunk, row.state = row.attempt + 1, row.chunk, "running"
         row.started = row.started or self.now().timestamp()
-        await self._commit([row.change()])
+        await self.commit([row.change()])
         logger.info("%s: attempt %d, %d of %d offsets to read", row.id, row.attempt, row.size - row.done, row.size)
         try:
             await self._call(job, row)
@@ -326,7 +228,7 @@ class JobRunner:
         except Exception as error:  # the one place where a job's errors are supervised
             await self._failed(job, row, error)
         else:
-            await self._commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+            await self.commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
 
     async def _call(self, job: Job, row: RunRow) -> None:
         if job.policies.executor == "process":
@@ -363,12 +265,14 @@ class JobRunner:
         wait_s = retries.wait_s(row.failures)
         logger.warning("%s: attempt %d failed, %s; again in %g s", row.id, row.attempt, row.error, wait_s)
         row.state = "waiting"
-        await self._commit([row.change()])
+        await self.commit([row.change()])
         self._pauses[row.id] = waker = Waker(timer_of(self.app.clock))
         try:
             await waker.pause(wait_s)
         finally:
             del self._pauses[row.id]
+        if row.state == "cancelled":
+            await self.commit([row.change()])
 
     async def _give_up(self, job: Job, row: RunRow, state: str, why: str) -> None:
         """There are no more attempts."""
@@ -383,7 +287,7 @@ class JobRunner:
             changes += [(rows.offset_key(job.name, row.topic_id, n), rows.pack_u64(end)) for n, _, end, _ in row.plan]
         self.waiting_rows.pop(row.id, None)
         changes += [row.change(), *self.stored.trimmed(job.name, job.policies.history, self.now())]
-        await self._commit(changes)
+        await self.commit(changes)
 
     def cancel(self, row: RunRow, why: str) -> None:
         """Have a run that is at work stop at its next record, or not begin again."""
@@ -392,10 +296,10 @@ class JobRunner:
             attempt.stop(RunStopped(f"run {row.id} is cancelled: {why}"))
         elif waker is not None:
             row.state, row.ended, row.error = "cancelled", self.now().timestamp(), why
-            self.spawn(self._commit([row.change()]))
             waker.set()
 
-    async def _commit(self, changes: list[rows.Change]) -> None:
+    async def commit(self, changes: list[rows.Change]) -> None:
+        """Make *changes* true, in a thread."""
         if changes:
             await asyncio.to_thread(self.store.commit, Commit(changes))
 

@@ -15,6 +15,7 @@ from framework.errors import JobFailed
 from framework.jobs.job import Job
 from framework.jobs.runner import JobRunner
 from framework.jobs.runs import RunRow
+from framework.jobs.serving import Serving
 from framework.log import NewRecord, encode
 from framework.state.shards import Shards
 from framework.worker import Worker
@@ -85,9 +86,10 @@ class Site:
             if when > until:
                 raise Arrived
 
-        self.runner._wait = jump  # type: ignore[method-assign, assignment]
+        serving = Serving(self.runner)
+        serving._wait = jump  # type: ignore[method-assign, assignment]
         with pytest.raises(Arrived):
-            await self.runner.serve(job)
+            await serving.serve(job)
         return self.runner.history(job)[known:]
 
 
