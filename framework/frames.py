@@ -21,13 +21,15 @@ from pydantic import BaseModel
 
 from framework.batch import Batch
 from framework.log import Piece
-from framework.shapes import JSON, OPEN, Shape, Unfit, infer, is_plain, plains_of, settle, shape_of
+from framework.shapes import JSON, OPEN, TIME, Shape, Unfit, infer, is_plain, plains_of, settle, shape_of
 
 BLOCK_RECORDS, BLOCK_BYTES = 1 << 17, 8 << 20
 SAMPLE_RECORDS = 1000
 """From so many the columns of untyped JSON are guessed. If others come, which is noticed, all of it is decoded."""
 THREADS = 2
 COLUMN = "value"
+TIME_FORMS = ("%+", "%Y-%m-%dT%H:%M:%S%.f")
+"""How times are written, with a zone and without."""
 
 
 class _Mixed(Exception):
@@ -128,6 +130,8 @@ class _Lines:
         if self._line is not None:
             self._schema = _schema(shape)
             self._is_plain, self._strings = is_plain(shape), [n for n, t in self._schema.items() if t == pl.String()]
+            self._times = [n for n, t in self._schema.items() if t == TIME]
+            self._stored = {**self._schema, **dict.fromkeys(self._times, pl.String())}
 
     def read(self, block: _Block) -> pl.DataFrame | None:
         """The frame of *block*; None if it cannot be trusted."""
@@ -135,12 +139,29 @@ class _Lines:
             return None
         text = b"\n".join(block.texts)
         try:
-            frame = pl.read_ndjson(text, schema=self._schema)
+            frame = pl.read_ndjson(text, schema=self._stored)
             if frame.height != block.records or not (self._adds_up(frame, text) or self._matches(text)):
                 return None
+            return self._timed(frame)
         except (PolarsError, PanicException, ValueError):
             return None
-        return frame
+
+    def _timed(self, frame: pl.DataFrame) -> pl.DataFrame | None:
+        """*frame* with its times read, None if there is one that cannot be.
+
+        As strings first, because a column at once takes a tenth of the time that polars takes for one after the other.
+        """
+        if not self._times:
+            return frame
+        read = [
+            pl.coalesce(
+                pl.col(n).str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False) for form in TIME_FORMS
+            )
+            for n in self._times
+        ]
+        timed = frame.with_columns(read)
+        lost = any(timed[name].null_count() > frame[name].null_count() for name in self._times)
+        return None if lost else timed
 
     def _matches(self, text: bytes) -> bool:
         lines = pl.Series([text], dtype=pl.Binary).cast(pl.String)

@@ -35,7 +35,8 @@ _DECIMAL = r'"-?(?:0|[1-9][0-9]*)(?:\.[0-9]{1,6})?"'
 _BOOL = "(?:true|false)"
 _EPOCH, _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
-_TIME = pl.Datetime("us", "UTC")
+TIME = pl.Datetime("us", "UTC")
+"""What columns of times are of."""
 
 
 class Unfit(Exception):
@@ -270,9 +271,9 @@ _LEAVES: list[tuple[Any, Shape]] = [
     (float, Shape(pl.Float64(), _plain_float, _FLOAT)),
     (str, Shape(pl.String(), _exactly(str), _STRING)),
     (bytes, Shape(pl.Binary(), _exactly(bytes))),
-    (datetime, Shape(_TIME, _plain_time, f'"{_DAY}{_CLOCK}{_ZONE}?"')),
-    (AwareDatetime, Shape(_TIME, _plain_time, f'"{_DAY}{_CLOCK}{_ZONE}"')),
-    (NaiveDatetime, Shape(_TIME, _plain_time, f'"{_DAY}{_CLOCK}"')),
+    (datetime, Shape(TIME, _plain_time, f'"{_DAY}{_CLOCK}{_ZONE}?"')),
+    (AwareDatetime, Shape(TIME, _plain_time, f'"{_DAY}{_CLOCK}{_ZONE}"')),
+    (NaiveDatetime, Shape(TIME, _plain_time, f'"{_DAY}{_CLOCK}"')),
     (date, Shape(pl.Date(), _plain_day, f'"{_DAY}"')),
     (Decimal, Shape(pl.String(), _plain_decimal, _DECIMAL)),
     (UUID, Shape(pl.String(), str)),
