@@ -228,7 +228,7 @@ class JobRunner:
         except Exception as error:  # the one place where a job's errors are supervised
             await self._failed(job, row, error)
         else:
-            await self.commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+            await self.commit(self._trimmed(job, row))
 
     async def _call(self, job: Job, row: RunRow) -> None:
         if job.policies.executor == "process":
@@ -286,8 +286,12 @@ class JobRunner:
             row.notes.append(f"its records from here on are skipped: {[[n, at, end] for n, _, end, at in row.plan]}")
             changes += [(rows.offset_key(job.name, row.topic_id, n), rows.pack_u64(end)) for n, _, end, _ in row.plan]
         self.waiting_rows.pop(row.id, None)
-        changes += [row.change(), *self.stored.trimmed(job.name, job.policies.history, self.now())]
+        changes += [row.change(), *self._trimmed(job, row)]
         await self.commit(changes)
+
+    def _trimmed(self, job: Job, row: RunRow) -> list[rows.Change]:
+        """What is forgotten when *row* has ended; a backfill's are kept, and each would look through all of them."""
+        return [] if row.is_detached else self.stored.trimmed(job.name, job.policies.history, self.now())
 
     def cancel(self, row: RunRow, why: str) -> None:
         """Have a run that is at work stop at its next record, or not begin again."""
