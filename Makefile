@@ -17,10 +17,11 @@ CRONITER_5 := .venv/croniter-5.stamp
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-run: $(RUNTIME) $(DATA) ## run examples/flights.py: 336,776 flights through four agents and a job, in ./data/flights
+run: $(RUNTIME) $(DATA) ## run examples/flights.py: 336,776 flights through four agents, a job, and its backfill, in ./data/flights
 	$(BIN)/python examples/flights.py load
 	$(BIN)/framework worker -A examples/flights.py --until-idle
 	$(BIN)/framework jobs run nightly -A examples/flights.py
+	$(BIN)/framework jobs backfill nightly --from 2013-01-01 --to 2014-01-01 --split day --execute -A examples/flights.py
 	$(BIN)/python examples/flights.py report
 
 test: $(DEV) $(DATA) $(CRONITER_5) ## check format, style and types, and run all tests
@@ -57,8 +58,9 @@ $(BIN)/python:
 	echo "no Python of 3.11 or newer with venv and pip was found; say which one with make PYTHON=..." >&2; \
 	exit 1
 
+# With polars, for what the job of the example writes.
 $(RUNTIME): pyproject.toml | $(BIN)/python
-	$(PIP) install --editable .
+	$(PIP) install --editable '.[polars]'
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python

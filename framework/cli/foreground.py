@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework.alongside import alongside
 from framework.cli.live import LiveLine, log_above
-from framework.cli.progress import Watch
+from framework.cli.progress import Watch, worth_saying
 from framework.jobs.commands import Commands
 from framework.jobs.runner import JobRunner
 from framework.state.shards import Shards
@@ -105,7 +105,7 @@ class Foreground:
         """Do the runs of a backfill that is planned."""
         async with self._watched(planned):
             await self.commands.finish_backfill(planned)
-        self._report([row for row in planned if row.state != "empty"])
+        self._report(worth_saying(planned))
 
     @asynccontextmanager
     async def _watched(self, runs: Sequence[RunRow]) -> AsyncIterator[None]:

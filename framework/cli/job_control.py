@@ -229,7 +229,7 @@ def sent(
 def watched(directory: Directory, job: str, runs: Sequence[str]) -> list[RunRow]:
     """The rows of *runs* when they have ended, which another process does."""
     from framework.cli.live import LiveLine
-    from framework.cli.progress import Watch
+    from framework.cli.progress import Watch, worth_saying
     from framework.jobs.runs import RunRow
     from framework.state import rows
 
@@ -246,7 +246,6 @@ def watched(directory: Directory, job: str, runs: Sequence[str]) -> list[RunRow]
             time.sleep(POLL_S)
     finally:
         line.remove()
-    for row in found:
-        if row.state != "empty" or len(found) == 1:
-            line.print(f"{row.id}: {row.state}, {row.records:,} records")
+    for row in worth_saying(found):
+        line.print(f"{row.id}: {row.state}, {row.records:,} records")
     return sorted(found, key=lambda row: row.id)

@@ -69,7 +69,7 @@ def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> No
         history = _history(directory, name)
         row = _job_row(directory, job)
         fires = [local(fire, job) for fire in job.schedule.upcoming(_now(directory), SHOWN_FIRES)]
-        policies = {each: str(getattr(job.policies, each)) for each in job.policies.__slots__}
+        policies = {each: _said(getattr(job.policies, each)) for each in job.policies.__slots__}
         due = _due_state(directory, name)
         places = [
             {"partition": number, "offset": start, "end": end} for number, start, end in positions(directory, job)
@@ -146,6 +146,15 @@ def run_document(row: RunRow) -> dict[str, Any]:
         "backfill": row.backfill or None,
         "plan": [dict(zip(("partition", "start", "end", "next"), part, strict=True)) for part in row.plan],
     }
+
+
+def _said(option: object) -> str | None:
+    """An option of a job as it is printed."""
+    from framework.retry import Retry
+
+    if isinstance(option, Retry):
+        return f"{option.times}, {option.wait} to {option.max_wait} apart"
+    return None if option is None else str(option)
 
 
 def local(when: datetime, job: Job) -> str:

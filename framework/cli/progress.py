@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LINE_S = 0.25
 LOG_S = 10.0
 BAR = 24
+SAID_RUNS = 20
+"""Up to so many runs are said one by one when they have ended; of more, those that have not succeeded."""
 
 
 class Watch:
@@ -40,6 +42,14 @@ class Watch:
         elif now - self._said_at >= LOG_S and text:
             self._said_at = now
             self._line.print(text)
+
+
+def worth_saying(runs: Sequence[RunRow]) -> list[RunRow]:
+    """Which of *runs*, all of which have ended, are said one by one."""
+    if len(runs) == 1:
+        return list(runs)
+    quiet = {"empty"} if len(runs) <= SAID_RUNS else {"empty", "succeeded"}
+    return [row for row in runs if row.state not in quiet]
 
 
 def progress_text(runs: Sequence[RunRow], rate: float) -> str:
