@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from framework import App, Batch, Run, Topic
 from framework.errors import DecodeError
+from framework.frames import frame_of
 from framework.log import Cursor, NewRecord, Partition, Range, StoredRecord, Times, encode
 from framework.reading import Reading
 from tests.log.conftest import ManualClock
@@ -32,7 +35,6 @@ class Told(Reading):
         self.threads.add(threading.get_ident())
 
     def bad(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
-        assert record.value == BAD
         self.bads.append(record.offset)
 
     def gap(self, partition: Partition, start: int, end: int) -> None:
@@ -49,6 +51,7 @@ class Shelf:
     def __init__(self, data: Path) -> None:
         self.app = App("reading", data=data, clock=ManualClock())
         self.app.open(create=True)
+        self._topics = 0
         self.topic: Topic[Any] = self.app.topic("numbers", int, partitions=2)
 
     def append(self, values: Sequence[int | bytes | None], times: Sequence[int] | None = None, at: int = 0) -> None:
@@ -68,3 +71,29 @@ class Shelf:
             Range(part, part.log_start, part.high_watermark) for part in map(self.partition, numbers)
         ]
         return Batch(reading.cursor(self.app.log.reader, listed), self.topic, run=run, reading=reading, **more)
+
+    def stored(
+        self, value_type: Any, raws: Sequence[bytes | None], reading: Reading | None = None, **options: Any
+    ) -> Batch[Any]:
+        """A batch of *raws* in a topic of their own, half of them in another log batch."""
+        self._topics += 1
+        self.topic = self.app.topic(f"t{self._topics}", value_type, **options)
+        return self.more(raws, reading or Told())
+
+    def more(self, raws: Sequence[bytes | None], reading: Reading) -> Batch[Any]:
+        """A batch of *raws*, appended to the topic there is."""
+        part = self.partition()
+        start = part.high_watermark
+        for half in (raws[: len(raws) // 2], raws[len(raws) // 2 :]):
+            if half:
+                batches = encode([NewRecord(None, raw, 0) for raw in half], max_batch_bytes=1 << 20)
+                self.app.log.append(part, batches).result(60)
+        return self.batch(reading, (0, start, part.high_watermark))
+
+
+def both(batch: Batch[Any]) -> pl.DataFrame:
+    """The frame of *batch*, which is the same when each value is decoded."""
+    fast, slow = batch.to_polars(), frame_of(batch, trusting=False)
+    assert fast.schema == slow.schema
+    assert fast.equals(slow), (fast, slow)
+    return fast

@@ -234,6 +234,17 @@ def test_reading_goes_on_behind_records_that_were_removed(shelf: Shelf, way: str
     assert set(told.gaps) == {(10, min(removed, end))}
 
 
+def test_of_a_log_batch_that_was_cut_the_rest_is_read(shelf: Shelf) -> None:
+    """The file still holds what was removed of it."""
+    shelf.append(range(10))
+    told = Told()
+    batch = shelf.batch(told)
+    shelf.partition().delete_records(4)
+    assert (list(batch), [record.offset for record in batch.records()]) == ([*range(4, 10)], [*range(4, 10)])
+    assert [list(chunk) for chunk in batch.chunks(4)] == [[4, 5, 6, 7], [8, 9]]
+    assert set(told.gaps) == {(0, 4)}
+
+
 def test_records_that_are_removed_in_the_middle_are_a_gap_there(shelf: Shelf) -> None:
     segments(shelf)
     told = Told()
