@@ -97,3 +97,17 @@ def both(batch: Batch[Any]) -> pl.DataFrame:
     assert fast.schema == slow.schema
     assert fast.equals(slow), (fast, slow)
     return fast
+
+
+def only_fast(batch: Batch[Any]) -> pl.DataFrame:
+    """The frame of *batch*, of which no value may be decoded."""
+
+    def refuse(_: bytes) -> Any:
+        raise AssertionError("a value was decoded")
+
+    serde = batch.topic.value_serde
+    parse, serde.parse = serde.parse, refuse
+    try:
+        return batch.to_polars()
+    finally:
+        serde.parse = parse

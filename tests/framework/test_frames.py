@@ -16,11 +16,10 @@ import polars as pl
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
-from framework import Batch
 from framework.errors import DecodeError, MissingExtra
 from framework.frames import frame_of
 from framework.reading import Reading
-from tests.framework.shelf import BAD, Shelf, Told, both
+from tests.framework.shelf import BAD, Shelf, Told, both, only_fast
 
 TIME = pl.Datetime("us", "UTC")
 NOON = datetime(2024, 3, 8, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
@@ -103,20 +102,6 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     shelf = Shelf(tmp_path / "data")
     yield shelf
     shelf.app.close()
-
-
-def only_fast(batch: Batch[Any]) -> pl.DataFrame:
-    """The frame of *batch*, of which no value may be decoded."""
-
-    def refuse(_: bytes) -> Any:
-        raise AssertionError("a value was decoded")
-
-    serde = batch.topic.value_serde
-    parse, serde.parse = serde.parse, refuse
-    try:
-        return batch.to_polars()
-    finally:
-        serde.parse = parse
 
 
 def order(**changed: Any) -> Order:
