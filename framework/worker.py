@@ -288,11 +288,11 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether everything in the log has been handled and committed."""
+        """Whether everything in the log has been handled and committed, and no run is due, planned or at work."""
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
             and not self.committing
-            and not (self.jobs is not None and self.jobs.running)
+            and not (self.jobs is not None and self.jobs.unfinished())
         )
 
     @property
