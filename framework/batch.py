@@ -68,6 +68,8 @@ class Batch(Generic[V, K]):
         """Whether an earlier attempt at the run has begun, and may have left something outside."""
         self.begun, self.open_records = False, 0
         """Whether chunks were asked for, and how many records the last one has that is not committed."""
+        self.counted: int | None = None
+        """How many records a pass over all of it has had, if there was one."""
         self._cursor, self._topic, self._reading, self._taken = cursor, topic, reading, taken
 
     def __iter__(self) -> Iterator[V]:
@@ -155,7 +157,17 @@ class Batch(Generic[V, K]):
 
     def pieces(self) -> Iterator[Piece]:
         """What the log has of it, from the beginning."""
-        return iter(self._taken) if self._taken is not None else self._cursor.copy().pieces(self._reading.pause)
+        if self._taken is not None:
+            return iter(self._taken)
+        return self._counting(self._cursor.copy().pieces(self._reading.pause))
+
+    def _counting(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """*pieces*, which are counted, so that a run need not read them once more to know."""
+        count = 0
+        for piece in pieces:
+            yield piece
+            count += piece.count()
+        self.counted = count
 
     def cursor(self) -> Cursor:
         """Where its chunks are read from: in a run its own place, which moves, and else another one each time."""

@@ -46,10 +46,10 @@ class _Block:
     records: int = 0
     size: int = 0
 
-    def sample(self) -> list[bytes]:
-        """The first values."""
+    def sample(self, records: int) -> list[bytes]:
+        """The first values, up to so many."""
         values = chain.from_iterable(piece.values() for piece in self.pieces)
-        return list(islice((value for value in values if value is not None), SAMPLE_RECORDS))
+        return list(islice((value for value in values if value is not None), records))
 
 
 def frame_of(batch: Batch[Any, Any], *, trusting: bool = True) -> pl.DataFrame:
@@ -86,8 +86,8 @@ def _by_blocks(batch: Batch[Any, Any], shape: Shape, *, trusting: bool) -> pl.Da
     with ThreadPoolExecutor(THREADS) as threads:
         for block in _blocks(batch):
             if not typed and reader is None:
-                shape = _guess(block.sample())
-            reader = reader or _Lines(shape, block.sample()[0], trusting=trusting)
+                shape = _guess(block.sample(SAMPLE_RECORDS))
+            reader = reader or _Lines(shape, block.sample(1)[0], trusting=trusting)
             pending.append((block, threads.submit(reader.read, block)))
             if len(pending) > THREADS:
                 finish()

@@ -40,7 +40,7 @@ class _Kept:
 class Piece:
     """The wanted records of one batch."""
 
-    __slots__ = ("_batch", "_header", "_kept", "_times", "end", "partition", "start")
+    __slots__ = ("_batch", "_count", "_header", "_kept", "_times", "end", "partition", "start")
 
     def __init__(
         self,
@@ -56,13 +56,16 @@ class Piece:
         """Those at offsets [*start*, *end*), stamped in *times*; *kept* is for `cut`."""
         self.partition, self.start, self.end = partition, max(start, header.base_offset), min(end, header.next_offset)
         self._header, self._batch, self._times, self._kept = header, batch, times, kept
+        self._count: int | None = None
 
     def values(self) -> list[bytes | None]:
         """The values of the records; None for a tombstone."""
         if self._is_early or self.start >= self.end:
             return []
         if self._times != ALWAYS:
-            return self._values_in_time()
+            values = self._values_in_time()
+            self._count = len(values)
+            return values
         if not self._is_whole and not self._header.dense:
             return [record.value for record in self.records()]
         values = self._all_values()
@@ -89,7 +92,9 @@ class Piece:
             return self._header.records
         if self._times == ALWAYS and self._header.dense:
             return self.end - self.start
-        return len(self.values())
+        if self._count is None:
+            self._count = len(self.values())
+        return self._count
 
     def cut(self, records: int) -> tuple[Piece, Piece]:
         """The first *records*, of which there are more, and the rest."""

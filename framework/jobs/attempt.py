@@ -191,7 +191,7 @@ class Attempt(Reading):
             row.chunk += bool(batch.open_records)
             row.records += batch.open_records  # Of its last chunk, in which it returned.
         else:
-            row.records = len(batch)
+            row.records = len(batch) if batch.counted is None else batch.counted
         for part in self._cursor.ranges:
             part.start = part.end
         row.state, row.error, row.traceback = "succeeded", "", ""
