@@ -104,22 +104,7 @@ class Policies:
         Raises:
             DeclarationError: With the option and the ways out.
         """
-        for option, choices in CHOICES.items():
-            value = getattr(self, option)
-            if value not in get_args(choices):
-                raise DeclarationError(
-                    f"job {name!r}: {option} is {value!r}, it must be one of {', '.join(get_args(choices))}"
-                )
-        if not isinstance(self.reads, timedelta) and self.reads not in ("new", "all"):
-            raise DeclarationError(f"job {name!r}: reads is {self.reads!r}, it must be 'new', 'all' or a timedelta")
-        for option in ("reads", "timeout"):
-            value = getattr(self, option)
-            if isinstance(value, timedelta) and value <= timedelta(0):
-                raise DeclarationError(f"job {name!r}: {option} is {value}, it must be positive")
-        if self.jitter < timedelta(0) or self.history < 1:
-            raise DeclarationError(
-                f"job {name!r}: jitter is {self.jitter}, history {self.history}; these are not below 0 and 1"
-            )
+        self._check_values(name)
         if self.catchup == "each" and self.until == "start":
             raise DeclarationError(
                 f"job {name!r}: catchup='each' gives each run the records up to its time, which until='start' "
@@ -131,11 +116,34 @@ class Policies:
             raise DeclarationError(
                 f"job {name!r}: executor='process' is for a plain def; an async def runs in the loop"
             )
-        if self.executor == "process" and "<locals>" in function.__qualname__:
+        if self.executor == "process" and "." in function.__qualname__:
             raise DeclarationError(
                 f"job {name!r}: with executor='process' the function stands at the top of a module, where another "
                 "process finds it"
             )
+
+    def _check_values(self, name: str) -> None:
+        """Refuse an option that cannot be, whatever the others are."""
+        for option, choices in CHOICES.items():
+            value = getattr(self, option)
+            if value not in get_args(choices):
+                raise DeclarationError(
+                    f"job {name!r}: {option} is {value!r}, it must be one of {', '.join(get_args(choices))}"
+                )
+        if not isinstance(self.reads, timedelta) and self.reads not in ("new", "all"):
+            raise DeclarationError(f"job {name!r}: reads is {self.reads!r}, it must be 'new', 'all' or a timedelta")
+        if not isinstance(self.retries, Retry):
+            raise DeclarationError(
+                f"job {name!r}: retries is {self.retries!r}, it must be a Retry, like Retry(3, wait=timedelta(0))"
+            )
+        for option in ("reads", "timeout", "jitter"):
+            value = getattr(self, option)
+            if not isinstance(value, timedelta) and (option == "jitter" or (option == "timeout" and value is not None)):
+                raise DeclarationError(f"job {name!r}: {option} is {value!r}, it must be a timedelta")
+            if isinstance(value, timedelta) and value <= timedelta(0) and (option != "jitter" or value):
+                raise DeclarationError(f"job {name!r}: {option} is {value}, it must be positive")
+        if not isinstance(self.history, int) or self.history < 1:
+            raise DeclarationError(f"job {name!r}: history is {self.history!r}, it must be a number of runs, 1 or more")
 
 
 class Job:
