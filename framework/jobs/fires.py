@@ -56,10 +56,10 @@ def due_fire(
     *busy_since* is when the runs began that have been at work until now, one behind the other; None if none was. What
     came due from then on was not missed.
     """
-    newest = schedule.previous_at_or_before(now)
-    if newest <= last:
+    first = schedule.next_after(last)
+    if first > now:
         return None
-    first, idle_until = schedule.next_after(last), now if busy_since is None else busy_since
+    newest, idle_until = schedule.previous_at_or_before(now), now if busy_since is None else busy_since
     if catchup == "none":
         missed = schedule.previous_at_or_before(idle_until - MISSED_AFTER - _INSTANT)
         if missed > last:
