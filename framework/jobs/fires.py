@@ -25,6 +25,7 @@ MISSED_AFTER = timedelta(seconds=60)
 MAX_COUNTED = 1000
 """How many missed times are counted, for the note of the run that stands for them."""
 _INSTANT = timedelta(microseconds=1)
+Busy = tuple[datetime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +50,26 @@ def due_fire(
     catchup: Catchup,
     overlap: Overlap = "coalesce",
     *,
-    busy_since: datetime | None = None,
+    busy: Busy | None = None,
 ) -> Fire | None:
     """What is due at *now*, taken care of up to *last*; None if nothing is.
 
-    *busy_since* is when the runs began that have been at work until now, one behind the other; None if none was. What
-    came due from then on was not missed.
+    *busy* is when runs were at work last, one behind the other; None if none was since the last look. What came due
+    then was not missed.
     """
     first = schedule.next_after(last)
     if first > now:
         return None
-    newest, idle_until = schedule.previous_at_or_before(now), now if busy_since is None else busy_since
+    newest, (busy_since, _) = schedule.previous_at_or_before(now), busy or (now, now)
     if catchup == "none":
-        missed = schedule.previous_at_or_before(idle_until - MISSED_AFTER - _INSTANT)
+        missed = schedule.previous_at_or_before(busy_since - MISSED_AFTER - _INSTANT)
         if missed > last:
             return Fire(missed, "skip", f"{_counted(schedule, first, missed)} missed")
-    if overlap == "skip" and newest > idle_until:
-        before = schedule.previous_at_or_before(idle_until)
-        if before <= last:
-            return Fire(newest, "skip", f"{_counted(schedule, first, newest)} due while the run before was at work")
-        newest = before
+    if overlap == "skip" and busy is not None:
+        before, during = map(schedule.previous_at_or_before, busy)
+        if before <= last < during:
+            return Fire(during, "skip", f"{_counted(schedule, first, during)} due while the run before was at work")
+        newest = newest if during <= last else before
     if catchup == "each" or first == newest:
         return Fire(first, "run")
     return Fire(newest, "run", f"stands for {_counted(schedule, first, newest)}")

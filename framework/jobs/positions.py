@@ -36,9 +36,9 @@ class Positions:
             if job.policies.reads != "new":
                 continue
             for part, at in self._of(job):
-                if at is None and (at := starts.get(part)) is None:
-                    at = starts[part] = part.log_start
-                yield part, at
+                if at is None and part not in starts:
+                    starts[part] = part.log_start
+                yield part, starts[part] if at is None else at
 
     def of_run(self, row: RunRow) -> Iterator[Position]:
         """What an unfinished run has still to read."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from framework.app import App
@@ -169,16 +169,22 @@ class JobRunner:
 
     async def plan(self, job: Job, wanted: Wanted) -> RunRow:
         """Write down a run, which waits for its turn then."""
-        self._planning.add(job.name)
-        try:
+        with self.planning(job):
             row = await asyncio.to_thread(self._planner.plan, job, wanted, self.states.of(job))
             if row.unfinished:
                 self.waiting_rows[row.id] = row
             else:
                 await self.commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+        return row
+
+    @contextmanager
+    def planning(self, job: Job) -> Iterator[None]:
+        """In the body something is written down of *job*, which until then is not idle."""
+        self._planning.add(job.name)
+        try:
+            yield
         finally:
             self._planning.discard(job.name)
-        return row
 
     async def resume(self, job: Job) -> list[RunRow]:
         """Finish the runs of *job* that were interrupted; those of backfills are not among them."""

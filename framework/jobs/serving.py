@@ -14,7 +14,7 @@ from framework.alongside import alongside
 from framework.full_disk import Outage
 from framework.jobs.commands import Commands
 from framework.jobs.control import Control
-from framework.jobs.fires import Fire, due_fire, next_fire
+from framework.jobs.fires import Busy, Fire, due_fire, next_fire
 from framework.jobs.job import Job
 from framework.jobs.planning import Wanted
 from framework.jobs.runner import JobRunner
@@ -73,35 +73,37 @@ class Serving:
         """
         runner = self._runner
         await asyncio.to_thread(runner.states.settle, [job])
-        busy_since: datetime | None = None
+        busy: Busy | None = None
         while True:
-            now = runner.now()
+            began = runner.now()
             if await self._resume(job):
-                busy_since = busy_since or now
-            fire = self._due(job, busy_since or self._at_work_since(job))
+                busy = (busy[0] if busy else began, runner.now())
+            fire = self._due(job, busy or self._at_work(job))
             if fire is None:
-                busy_since = None
+                busy = None
                 await self._wait(job)
             elif fire.action == "skip":
                 await self._skip(job, fire)
             else:
-                now = runner.now()
+                began = runner.now()
                 row = await self._run_due(job, fire)
-                busy_since = busy_since if row is None or row.state == "empty" else busy_since or now
+                if row is not None and row.state != "empty":
+                    busy = (busy[0] if busy else began, runner.now())
 
-    def _due(self, job: Job, busy_since: datetime | None) -> Fire | None:
-        """What is due of *job*, of which runs have been at work since *busy_since*."""
+    def _due(self, job: Job, busy: Busy | None) -> Fire | None:
+        """What is due of *job*, of which runs were at work then."""
         now, policies = self._runner.now() - job.delay, job.policies
         last = self._runner.states.last(job, now)
         if self._runner.states.of(job).paused:
             return None
-        busy_since = None if busy_since is None else busy_since - job.delay
-        return due_fire(job.schedule, last, now, policies.catchup, policies.overlap, busy_since=busy_since)
+        if busy is not None:
+            busy = (busy[0] - job.delay, busy[1] - job.delay)
+        return due_fire(job.schedule, last, now, policies.catchup, policies.overlap, busy=busy)
 
-    def _at_work_since(self, job: Job) -> datetime | None:
-        """When the run was planned that is at work because somebody wanted it."""
+    def _at_work(self, job: Job) -> Busy | None:
+        """When the run has been at work that is because somebody wanted it."""
         planned = [row.planned for row in self._runner.active.values() if row.job == job.name and not row.is_detached]
-        return datetime.fromtimestamp(min(planned), UTC) if planned else None
+        return (datetime.fromtimestamp(min(planned), UTC), self._runner.now()) if planned else None
 
     async def _serve_backfills(self, job: Job) -> None:
         """Run the backfills of *job*, one after the other; until cancelled."""
@@ -136,7 +138,8 @@ class Serving:
         row.ended = now
         logger.warning("%s is skipped: %s; its records are for the next run", row.id, fire.covers)
         changes = runner.stored.trimmed(job.name, job.policies.history, runner.now())
-        await runner.commit([row.change(), runner.states.change(job), *changes])
+        with runner.planning(job):
+            await runner.commit([row.change(), runner.states.change(job), *changes])
 
     async def _run_due(self, job: Job, fire: Fire) -> RunRow | None:
         """Run *job* for *fire*, behind a run that somebody else wanted.

@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from framework.dead_letter import describe
@@ -20,7 +19,7 @@ from framework.errors import DeclarationError, StaleTask
 from framework.jobs.alarm import Alarm
 from framework.jobs.attempt import start_thread
 from framework.jobs.due import DueStates
-from framework.jobs.fires import Fire, due_fire
+from framework.jobs.fires import Busy, Fire, due_fire
 from framework.jobs.job import Catchup
 from framework.jobs.planning import now_of
 from framework.schedule import Schedule
@@ -101,20 +100,20 @@ class Timers:
             StateFailed: The disk takes no commits.
         """
         await asyncio.to_thread(self._states.settle, [timer])
-        busy_since: datetime | None = None
+        busy: Busy | None = None
         while True:
             now = now_of(self._app)
             last = self._states.last(timer, now)
-            fire = due_fire(timer.schedule, last, now, timer.catchup, busy_since=busy_since)
+            fire = due_fire(timer.schedule, last, now, timer.catchup, busy=busy)
             if fire is None:
-                busy_since = None
+                busy = None
                 await self._alarm.until(timer.schedule.next_after(last))
                 continue
             self._states.of(timer).fired(fire.nominal)
             await self._take(timer, fire)
             committed()
             if fire.action == "run":
-                busy_since = busy_since or now
+                busy = (busy[0] if busy else now, now_of(self._app))
 
     async def _take(self, timer: Timer, fire: Fire) -> None:
         effects = Effects(timer.name, self._store, 0, 0)
