@@ -55,7 +55,7 @@ class Alarm:
         try:
             await entry[2]
         finally:
-            if entry[2].cancel():
+            if entry[2].cancelled() or entry[2].cancel():
                 self._leave()
 
     def _leave(self) -> None:

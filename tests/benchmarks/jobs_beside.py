@@ -1,4 +1,4 @@
-"""Jobs beside what else a worker does: agents that go on while one computes, and a thousand of them that are not due."""
+"""Jobs beside what else a worker does: an agent that goes on while one computes, and a thousand that are not due."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Beside:
         """The topic is filled already."""
         self._place, self._records = place, records
         self._runs = iter(range(1_000))
-        self.job_rates: dict[bool, list[float]] = {True: [], False: []}
+        self.job_rates: list[float] = []
 
     def agent(self, *, beside: bool) -> Side:
         """The rate of the agent, *beside* the job or alone."""
@@ -60,10 +60,11 @@ class Beside:
                 if beside:
                     group.create_task(worker.jobs.run(compute, worker.jobs.now()))
                 started = time.perf_counter()
-                while not all(task.idle and not task.fetch.ready(task.offset) for task in worker.tasks):
-                    await asyncio.sleep(POLL_S)  # noqa: ASYNC110  # idle is many things, and no event
+                while busy(worker):  # noqa: ASYNC110  # idle is many things, and no event
+                    await asyncio.sleep(POLL_S)
                 seconds = time.perf_counter() - started
-                self.job_rates[True].append(computed / seconds)
+                if beside:
+                    self.job_rates.append(computed / seconds / 1e6)
                 over = True
             return seconds
 
@@ -76,6 +77,11 @@ class Beside:
         with app.opened():
             computed = sum(map(work, topic.read()))
         return computed / (time.perf_counter() - started) / 1e6
+
+
+def busy(worker: Worker) -> bool:
+    """Whether its agents have something to read."""
+    return not all(task.idle and not task.fetch.ready(task.offset) for task in worker.tasks)
 
 
 def work(value: dict[str, Any]) -> int:
@@ -95,14 +101,12 @@ def measure_beside(bench: Bench) -> Iterator[Result]:
         pairs = Pairs(beside.agent(beside=True), beside.agent(beside=False), bench.scale.pairs, "M/s")
         yield pairs.ratio("job-beside", 0.5)
         alone = beside.alone()
-        shares = [rate / 1e6 / alone for rate in beside.job_rates[True] if rate]
-        yield samples("job-beside's own share", shares, "", at_least=0.1)
+        yield samples("job-beside's own share", [rate / alone for rate in beside.job_rates], "", at_least=0.1)
 
 
 def measure_idle(bench: Bench) -> Iterator[Result]:
     """A worker with a thousand jobs that are due once a day: its start, and its share of a core until then."""
-    environment = {thousand_jobs_app.COUNT: str(bench.scale.idle_tasks)}
-    os.environ |= environment
+    os.environ[thousand_jobs_app.COUNT] = str(bench.scale.idle_tasks)
     try:
         with bench.place() as place:
             started = time.perf_counter()
@@ -117,8 +121,7 @@ def measure_idle(bench: Bench) -> Iterator[Result]:
             with processes.worker(place / "data", APP):
                 yield samples("jobs start again", [time.perf_counter() - started], "s", below=2)
     finally:
-        for name in environment:
-            del os.environ[name]
+        del os.environ[thousand_jobs_app.COUNT]
 
 
 ROWS = [Row("job-beside", measure_beside), Row("jobs-idle", measure_idle)]

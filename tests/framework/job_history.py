@@ -47,5 +47,5 @@ def due(row: RunRow) -> datetime:
 async def until(condition: Callable[[], object]) -> None:
     """Let others run until *condition* is true."""
     async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0)  # noqa: ASYNC110  # it is many things, and no event
+        while not condition():  # noqa: ASYNC110  # it is many things, and no event
+            await asyncio.sleep(0)
