@@ -40,6 +40,7 @@ CHOICES = {
     "on_empty": OnEmpty,
     "executor": Executor,
 }
+MILLISECOND = timedelta(milliseconds=1)
 RETRIES = Retry(3, wait=timedelta(seconds=30), max_wait=timedelta(minutes=10))
 """What a job does about a handler that raises, unless it says otherwise."""
 
@@ -116,7 +117,7 @@ class Policies:
             raise DeclarationError(
                 f"job {name!r}: executor='process' is for a plain def; an async def runs in the loop"
             )
-        if self.executor == "process" and "." in function.__qualname__:
+        if self.executor == "process" and not getattr(function, "__qualname__", "").isidentifier():
             raise DeclarationError(
                 f"job {name!r}: with executor='process' the function stands at the top of a module, where another "
                 "process finds it"
@@ -173,7 +174,10 @@ class Job:
     def delay(self) -> timedelta:
         """How much later than it is due a run starts: a part of the jitter, by the names of app and job."""
         jitter = self.policies.jitter
-        return stable_delay(f"{self.app.name}.{self.name}", jitter) if jitter else jitter
+        if not jitter:
+            return jitter
+        # In milliseconds, as clocks are read: what is due by the wall clock is due by the one that wakes.
+        return stable_delay(f"{self.app.name}.{self.name}", jitter) // MILLISECOND * MILLISECOND
 
     def check_retention(self, info: TopicInfo, now: datetime) -> None:
         """Refuse a job for which its topic does not keep records long enough.

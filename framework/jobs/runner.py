@@ -303,9 +303,9 @@ class JobRunner:
         elif failed and job.policies.on_failure == "skip":
             row.notes.append(f"its records from here on are skipped: {[[n, at, end] for n, _, end, at in row.plan]}")
             changes += [(rows.offset_key(job.name, row.topic_id, n), rows.pack_u64(end)) for n, _, end, _ in row.plan]
-        self.waiting_rows.pop(row.id, None)
         changes += [row.change(), *self.stored.trimmed(job.name, job.policies.history, self.now())]
         await self.commit(changes)
+        self.waiting_rows.pop(row.id, None)
 
     def cancel(self, row: RunRow, why: str) -> None:
         """Have a run that is at work stop at its next record, or not begin again."""

@@ -107,7 +107,7 @@ async def test_a_clock_that_was_years_ahead_once_does_not_stop_a_job_for_years(r
         await t.idle()
         first, last = history(t, job)
         assert (due(first), first.records, last) == (START + HOUR, 2, ahead)
-        assert first.notes == ["until='start': the last append to numbers[0] is ahead of the clock"]
+        assert first.notes == ["until='start': the last append to numbers-0 is ahead of the clock"]
 
 
 async def test_a_time_that_has_been_run_is_not_run_again_after_days_of_a_wrong_clock() -> None:
