@@ -73,13 +73,15 @@ class JobOptions(TypedDict, total=False):
     on_empty: OnEmpty
     """Over no records at all the handler is not called, unless this says `run`."""
     timeout: timedelta | None
-    """How long an attempt may take; then it is stopped at its next record, and has failed."""
+    """How long an attempt may take; then it is stopped, and has failed: an `async def` where it waits, a `def` when it
+    asks for records, or 10 seconds later left to itself, and a process at once."""
     jitter: timedelta
     """Runs start up to so much later than they are due, each job always by the same time: not all at midnight."""
     history: int
     """How many runs are remembered; failed ones are for 30 days."""
     executor: Executor
-    """Where a plain `def` runs: a thread of the worker, or a process of its own, for handlers that compute."""
+    """Where a plain `def` runs: a thread of the worker, or a process of its own, for handlers that compute. A process
+    takes about half a second to start, imports the app's module, and lives within a lifespan of its own."""
 
 
 @dataclass(frozen=True, slots=True)

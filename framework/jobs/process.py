@@ -3,7 +3,8 @@
 The process is started anew (`framework.jobs.child`), never forked. It imports the app, reads the log by itself, and
 calls the handler; rows of tables it asks the worker for, and what a chunk does it hands over, to be committed here. So
 there is one owner of the state, and a process that is killed at any moment leaves nothing half done. It dies with its
-worker. Each attempt starts a process: that takes about 0.4 s, and as long as importing the app does.
+worker. Each attempt starts one: about half a second of a core, most of it for importing the framework, and as long as
+the app's modules take.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from itertools import islice
 import orjson
 
 from framework.clock import ManualClock
-from framework.errors import RaisedElsewhere, RunStopped, StaleTask
+from framework.errors import RaisedElsewhere, RunStopped, StaleTask, TableOwned
 from framework.jobs.attempt import Attempt
 from framework.jobs.runs import RunRow, run_key
 from framework.jobs.wire import Field, Sent, Wire, text, unpack_sent
@@ -159,14 +160,15 @@ class ProcessAttempt(Attempt):
         with self._store.lock:
             if self._effects.views.closed:
                 raise StaleTask(f"run {self._row.id} was stopped; what it had not committed runs again")
+            owners = {key[1:].decode(): value.decode() for key, value in changes.items() if key[:1] == b"w" and value}
+            for table, owner in owners.items():
+                if self._store.owners.get(table, owner) != owner:  # Since the process was told.
+                    raise TableOwned(f"table {table!r} is written by {self._store.owners[table]!r}, not by {owner!r}")
             commit = Commit(list(changes.items()))
             self._store.send(commit, {(topics[name], number): records for (name, number), records in sent.items()})
             self._store.commit(commit)
-            for key, value in changes.items():
-                if key.startswith(b"w") and value is not None:
-                    self._store.owners[key[1:].decode()] = value.decode()
-                elif key.startswith(b"q"):
-                    self._store.senders.add(key[1:].decode())
+            self._store.owners |= owners
+            self._store.senders |= {key[1:].decode() for key in changes if key[:1] == b"q"}
             stored = changes[run_key(self._row.job, self._row.id)]
             assert stored is not None
             self._row.become(RunRow.load(stored))
