@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -72,7 +71,7 @@ def meet(number: int, batch: Batch[int]) -> None:
     if number == BEGUN + 4:
         Path(os.environ["STARTED"]).write_text(str(os.getpid()))
         while True:
-            time.sleep(60)  # Until somebody ends the process.
+            signal.pause()  # Until somebody ends the process.
 
 
 @app.job(numbers, schedule="@hourly", executor="process", timeout=timedelta(minutes=1), retries=Retry(0))
@@ -80,7 +79,7 @@ def hang(batch: Batch[int]) -> None:
     """Never comes to a record."""
     Path(os.environ["STARTED"]).write_text(str(os.getpid()))
     while True:
-        time.sleep(60)
+        signal.pause()
 
 
 @app.job(numbers, schedule="@hourly", executor="process", on_empty="run", name="look-around")
