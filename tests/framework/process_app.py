@@ -69,6 +69,7 @@ def meet(number: int, batch: Batch[int]) -> None:
     if number == BEGUN + 3:
         sys.exit(7)
     if number == BEGUN + 4:
+        print("waiting")
         Path(os.environ["STARTED"]).write_text(str(os.getpid()))
         while True:
             signal.pause()  # Until somebody ends the process.

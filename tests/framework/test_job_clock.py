@@ -15,7 +15,7 @@ from framework import App, Batch
 from framework.clock import START, ManualClock
 from framework.jobs.alarm import HOP_S, Alarm
 from framework.jobs.job import Job
-from tests.framework.job_history import SetClock, due, history, short, until
+from tests.framework.job_history import SetClock, due, history, runner, short, until
 from tests.framework.test_jobs import START as SITE_START
 from tests.framework.test_jobs import Site
 
@@ -122,9 +122,10 @@ async def test_a_time_that_has_been_run_is_not_run_again_after_days_of_a_wrong_c
         assert len(before) == 51
         set_by(t.clock, -2 * DAY - HOUR)
         t.clock.advance(HOP)
-        await t.idle()
+        await until(lambda: runner(t).states.of(job).last < START + DAY)
         t.clock.advance(3 * HOUR)
         await t.idle()
+        assert runner(t).states.of(job).last == START + 5 * HOUR
         assert history(t, job) == before
 
 

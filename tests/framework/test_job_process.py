@@ -48,6 +48,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a handler writes its process id that waits to be ended."""
     path = tmp_path / "started"
     monkeypatch.setenv("STARTED", str(path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     return path
 
 
@@ -160,7 +161,10 @@ async def test_the_error_and_its_traceback_are_those_of_the_handler(
         assert "process_app.py" in row.traceback
 
 
-async def test_its_process_is_killed_in_the_middle(t: Harness, started: Path) -> None:
+async def test_its_process_is_killed_in_the_middle(
+    t: Harness, started: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it had printed is seen all the same."""
     values = [0, 1, 2, 3, 4, BEGUN + 4, 6, 7]
     await send(values)
     async with running(t, its.add):
@@ -171,6 +175,7 @@ async def test_its_process_is_killed_in_the_middle(t: Harness, started: Path) ->
     [row] = history(t, its.add)
     assert row.attempt == 2
     check_exact(values, row)
+    assert "waiting" in capfd.readouterr().out.splitlines()
 
 
 async def test_it_dies_after_its_last_commit_before_anybody_is_told(t: Harness) -> None:
