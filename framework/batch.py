@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
-SLICE_RECORDS = 256
-"""How many records are decoded and handed out at once: few enough that garbage collections find them gone."""
 OUTSIDE = Reading()
 
 
@@ -94,9 +92,8 @@ class Batch(Generic[V, K]):
         """
         for piece in self.pieces():
             stored = piece.records()
-            for at in range(0, len(stored), SLICE_RECORDS):
-                self._reading.pause()
-                for record in stored[at : at + SLICE_RECORDS]:
+            for at, end in self._turns(len(stored)):
+                for record in stored[at:end]:
                     value: Any = None
                     if record.value is not None:
                         try:
@@ -186,17 +183,23 @@ class Batch(Generic[V, K]):
         )
 
     def slices_of(self, piece: Piece) -> Iterator[list[V]]:
-        """The values of *piece*, in lists of a few hundred."""
-        parse, pause = self._topic.value_serde.parse, self._reading.pause
-        values = piece.values()
-        for at in range(0, len(values), SLICE_RECORDS):
-            pause()
+        """The values of *piece*, in lists of a few hundred at most."""
+        parse, values = self._topic.value_serde.parse, piece.values()
+        for at, end in self._turns(len(values)):
             try:
-                decoded = [parse(value) for value in values[at : at + SLICE_RECORDS] if value is not None]
+                decoded = [parse(value) for value in values[at:end] if value is not None]
             except SERDE_ERRORS:
-                yield from self._one_by_one(piece, at, at + SLICE_RECORDS)
+                yield from self._one_by_one(piece, at, end)
             else:
                 yield decoded
+
+    def _turns(self, records: int) -> Iterator[tuple[int, int]]:
+        """Slices of so many *records*, as many at once as the reading lets."""
+        at = 0
+        while at < records:
+            end = at + self._reading.turn()
+            yield at, end
+            at = end
 
     def _one_by_one(self, piece: Piece, start: int, end: int) -> Iterator[list[V]]:
         """The values of some records of *piece*, in lists that end where one cannot be decoded."""

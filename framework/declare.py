@@ -19,7 +19,7 @@ from framework.log.errors import InvalidName
 from framework.log.settings import check_partitions
 from framework.record import Record
 from framework.retry import Retry
-from framework.schedule import Schedule
+from framework.schedule import MIN_PERIOD, BadSchedule, Schedule
 from framework.source_table import SourceTable
 from framework.stream import Stream
 from framework.table import Table
@@ -301,13 +301,23 @@ class Declarations:
         """Declare a function without parameters that the worker calls every *interval*, in seconds if it is a number.
 
         Counted from the epoch, so that a restart moves nothing. What the function sends, and what it does to tables, is
-        committed with the note that it was called: exactly once. *catchup* as for a job.
+        committed with the note that it was called: exactly once. *catchup* as for a job. Because each call is a commit
+        on the disk, an interval is a second at least; for less there is a loop in a task of your own, which `lifespan`
+        begins and ends.
 
         Raises:
             DeclarationError: The name is taken, or the function has parameters.
-            BadSchedule: The interval is too short or too long.
+            BadSchedule: The interval is too short or too long, or none.
         """
-        every = interval if isinstance(interval, timedelta) else timedelta(seconds=interval)
+        try:
+            every = interval if isinstance(interval, timedelta) else timedelta(seconds=interval)
+        except (TypeError, ValueError, OverflowError):
+            raise BadSchedule(f"timer({interval!r}): this is no interval, give seconds or a timedelta") from None
+        if every < MIN_PERIOD:
+            raise BadSchedule(
+                f"timer({interval!r}): an interval is 1 second at least, because each call is a commit on the disk; "
+                "for less, loop in a task that the app's lifespan begins and ends"
+            )
         return self._scheduled(every, "UTC", name, catchup)
 
     def crontab(

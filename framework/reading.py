@@ -9,6 +9,9 @@ from framework.log import Cursor, Partition, Range, StoredRecord, Times
 from framework.log.cursor import OpenReader
 from framework.log.errors import OffsetOutOfRange
 
+SLICE_RECORDS = 256
+"""How many records are decoded and handed out at once: few enough that garbage collections find them gone."""
+
 
 class Reading:
     """How a batch is read: this one, of batches outside jobs, never waits, commits nothing, and raises what is wrong.
@@ -21,7 +24,12 @@ class Reading:
     """Records stamped outside are left out."""
 
     def pause(self) -> None:
-        """Called before every few hundred records: may raise, if the run is over, or wait for its turn."""
+        """Called now and then: may raise, if the run is over, or wait for its turn."""
+
+    def turn(self) -> int:
+        """Called before records are handed out: how many of them; may raise and wait as `pause`."""
+        self.pause()
+        return SLICE_RECORDS
 
     def bad(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
         """Called with what cannot be decoded, whenever it is read; when it returns, reading goes on behind it."""

@@ -112,7 +112,7 @@ class Harness:
             if not tasks and not jobs and not rest:
                 break
             if loop.time() > ends:
-                due = [f"job {name} is running or due" for name in jobs]
+                due = [f"{name} is running or due" for name in jobs]
                 left = "; ".join([*(_described(task) for task in tasks), *due, *rest])
                 raise NotIdle(f"app {self.app.name!r} is not idle after {within.total_seconds():g} s: {left}")
             if not rest:

@@ -2,7 +2,7 @@
 
 The machine may sleep, and its clock may be set: so nobody sleeps longer than `HOP_S` at a time, and what counts is
 always what the wall clock shows. A clock that was set forward makes due at once what lies behind it; one that was set
-back makes everybody wait longer, and nobody twice.
+back makes nobody's instant come twice, and all look again what they are waiting for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from framework.clock import Waker, after, timer_of
 from framework.log import Clock
 
 HOP_S = 30.0
+SET_BACK_S = 60.0
+"""By how much a clock goes back that was set; by less it may be adjusted at any time."""
 
 
 class Alarm:
@@ -26,16 +28,18 @@ class Alarm:
         self._clock = clock
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
+        self._left = 0
         self._waker: Waker | None = None
 
     async def run(self) -> None:
         """Serve until cancelled."""
         timer = timer_of(self._clock)
-        self._waker = Waker(timer)
+        self._waker, shown = Waker(timer), 0.0
         while True:
             self._waker.clear()
             now = self._clock.now_ms() / 1000
-            while self._waiting and (self._waiting[0][0] <= now or self._waiting[0][2].done()):
+            was_set_back, shown = now < shown - SET_BACK_S, now
+            while self._waiting and (was_set_back or self._waiting[0][0] <= now or self._waiting[0][2].done()):
                 _, _, reached = heapq.heappop(self._waiting)
                 if not reached.done():
                     reached.set_result(None)
@@ -43,7 +47,7 @@ class Alarm:
             await self._waker.wait(after(timer.time(), hop))
 
     async def until(self, when: datetime) -> None:
-        """Return when the clock shows *when*, or later."""
+        """Return when the clock shows *when*, or later; or was set back."""
         entry = (when.timestamp(), next(self._numbers), asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiting, entry)
         if self._waiting[0] is entry and self._waker is not None:
@@ -51,4 +55,13 @@ class Alarm:
         try:
             await entry[2]
         finally:
-            entry[2].cancel()
+            if entry[2].cancelled() or entry[2].cancel():
+                self._leave()
+
+    def _leave(self) -> None:
+        """Somebody waits no longer; those who have left are removed when they are the most."""
+        self._left += 1
+        if 2 * self._left > len(self._waiting):
+            self._waiting = [entry for entry in self._waiting if not entry[2].done()]
+            heapq.heapify(self._waiting)
+            self._left = 0

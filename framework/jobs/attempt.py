@@ -26,7 +26,7 @@ from framework.jobs.runs import RunRow
 from framework.jobs.scratch import effects_of
 from framework.log import Cursor, Partition, Range, StoredRecord, Times
 from framework.log.errors import OffsetOutOfRange
-from framework.reading import Reading
+from framework.reading import SLICE_RECORDS, Reading
 from framework.state import rows
 from framework.state.store import Commit, Store
 
@@ -84,7 +84,9 @@ class Attempt(Reading):
                 await self._call_async()
             else:
                 await self._in_thread(self.call)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if self._task.cancelling() == cancelling:
+                raise RuntimeError(f"the handler of {self._job.name!r} was cancelled, and not from outside") from error
             ours = self._stopping is not None and self._ended is None  # And not that of whoever waits for us.
             if not ours or self._task.uncancel() > cancelling:
                 raise
@@ -154,6 +156,12 @@ class Attempt(Reading):
             raise self._stopping
         if self._pace is not None:
             self._pace.keep()
+
+    def turn(self) -> int:
+        """Let others have their turn; how many records the handler gets then."""
+        if self._stopping is not None:
+            raise self._stopping
+        return SLICE_RECORDS if self._pace is None else self._pace.turn()
 
     def bad(self, partition: Partition, record: StoredRecord, error: DecodeError) -> None:
         """Send what cannot be decoded to the dead letters; once, however often the handler reads."""
@@ -239,6 +247,9 @@ def start_thread(function: Callable[[], None], name: str) -> asyncio.Future[None
     def end(error: BaseException | None) -> None:
         if ended.done():
             return
+        if isinstance(error, StopIteration):  # Which no future takes; `next(iter(batch))` of an empty one raises it.
+            cause, error = error, RuntimeError("the function raised StopIteration")
+            error.__cause__ = cause
         if error is None:
             ended.set_result(None)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import logging
 import os
 import socket
@@ -15,11 +16,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from framework.clock import ManualClock
 from framework.dead_letter import TRACEBACK_BYTES, describe
 from framework.discover import import_file
 from framework.errors import DeclarationError
@@ -29,6 +32,7 @@ from framework.jobs.runner import FINAL
 from framework.jobs.runs import RunRow
 from framework.jobs.wire import Field, Wire, number, pack_sent
 from framework.log import NewRecord, TopicInfo
+from framework.log.clock import EPOCH
 from framework.state.store import Commit, Store
 
 if TYPE_CHECKING:
@@ -82,6 +86,8 @@ def main() -> None:
     connection, alive = int(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_die_with_worker, args=(alive,), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # What the handler prints is seen, however this process ends.
     wire = Wire(socket.socket(fileno=connection))
     (beginning,) = wire.receive()
     assert beginning is not None
@@ -112,14 +118,19 @@ def _job(told: Mapping[str, Any]) -> Job:
         module = import_file(Path(file))
     else:
         module = importlib.import_module(name)
-    found = getattr(module, told["name"], None)
-    if not isinstance(found, Job) or found.name != told["job"]:
-        raise DeclarationError(f"{name}.{told['name']} is not the job {told['job']!r} when the module is imported anew")
-    return found
+    found = [each for each in vars(module).values() if isinstance(each, Job) and each.name == told["job"]]
+    if not found:
+        raise DeclarationError(
+            f"module {name} does not hold the job {told['job']!r} when it is imported anew, in a process of its own: "
+            f"declare it there, where its function {told['name']} is defined"
+        )
+    return found[0]
 
 
 async def _call(job: Job, wire: Wire, told: Mapping[str, Any]) -> None:
     app: App = job.app
+    if told["clock_ms"] is not None:  # The app is tested, at a time that stands still.
+        app.clock = ManualClock(EPOCH + timedelta(milliseconds=told["clock_ms"]))
     app.place = Path(told["data"])
     app.open(create=False)
     store = AskedStore(wire, told["owners"], set(told["senders"]))

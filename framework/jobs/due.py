@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from framework.jobs.planning import now_of
@@ -14,6 +16,10 @@ from framework.state.store import Commit, Store
 
 if TYPE_CHECKING:
     from framework.app import App
+
+MAX_AHEAD = timedelta(days=1)
+"""How far the time that was taken care of last may lie ahead of the clock: by more, the clock was wrong then."""
+logger = logging.getLogger("framework.job")
 
 
 class Scheduled(Protocol):
@@ -58,6 +64,22 @@ class DueStates:
         known.schedule = text
         known.fired(max(known.last, now_of(self._app)))
         return True
+
+    def last(self, thing: Scheduled, now: datetime) -> datetime:
+        """Up to when *thing* is taken care of; from *now* on, if the clock has shown a time years from now.
+
+        Else nothing would be due until then. A clock that is set back by less makes nothing due again.
+        """
+        known = self.of(thing)
+        if known.last - now > MAX_AHEAD:
+            logger.warning(
+                "%s was due last at %s, and now is %s: the clock was wrong then, or is now. It is due from now on",
+                thing.name,
+                iso(known.last.timestamp()),
+                iso(now.timestamp()),
+            )
+            known.fired(now)
+        return known.last
 
     def pause(self, thing: Scheduled, *, by: str, why: str) -> None:
         """Let nothing of *thing* be due until it is resumed; not stored yet."""

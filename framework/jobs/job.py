@@ -40,6 +40,7 @@ CHOICES = {
     "on_empty": OnEmpty,
     "executor": Executor,
 }
+MILLISECOND = timedelta(milliseconds=1)
 RETRIES = Retry(3, wait=timedelta(seconds=30), max_wait=timedelta(minutes=10))
 """What a job does about a handler that raises, unless it says otherwise."""
 
@@ -72,13 +73,15 @@ class JobOptions(TypedDict, total=False):
     on_empty: OnEmpty
     """Over no records at all the handler is not called, unless this says `run`."""
     timeout: timedelta | None
-    """How long an attempt may take; then it is stopped at its next record, and has failed."""
+    """How long an attempt may take; then it is stopped, and has failed: an `async def` where it waits, a `def` when it
+    asks for records, or 10 seconds later left to itself, and a process at once."""
     jitter: timedelta
     """Runs start up to so much later than they are due, each job always by the same time: not all at midnight."""
     history: int
     """How many runs are remembered; failed ones are for 30 days."""
     executor: Executor
-    """Where a plain `def` runs: a thread of the worker, or a process of its own, for handlers that compute."""
+    """Where a plain `def` runs: a thread of the worker, or a process of its own, for handlers that compute. A process
+    takes about half a second to start, imports the app's module, and lives within a lifespan of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +107,7 @@ class Policies:
         Raises:
             DeclarationError: With the option and the ways out.
         """
-        for option, choices in CHOICES.items():
-            value = getattr(self, option)
-            if value not in get_args(choices):
-                raise DeclarationError(
-                    f"job {name!r}: {option} is {value!r}, it must be one of {', '.join(get_args(choices))}"
-                )
-        if not isinstance(self.reads, timedelta) and self.reads not in ("new", "all"):
-            raise DeclarationError(f"job {name!r}: reads is {self.reads!r}, it must be 'new', 'all' or a timedelta")
-        for option in ("reads", "timeout"):
-            value = getattr(self, option)
-            if isinstance(value, timedelta) and value <= timedelta(0):
-                raise DeclarationError(f"job {name!r}: {option} is {value}, it must be positive")
-        if self.jitter < timedelta(0) or self.history < 1:
-            raise DeclarationError(
-                f"job {name!r}: jitter is {self.jitter}, history {self.history}; these are not below 0 and 1"
-            )
+        self._check_values(name)
         if self.catchup == "each" and self.until == "start":
             raise DeclarationError(
                 f"job {name!r}: catchup='each' gives each run the records up to its time, which until='start' "
@@ -131,11 +119,34 @@ class Policies:
             raise DeclarationError(
                 f"job {name!r}: executor='process' is for a plain def; an async def runs in the loop"
             )
-        if self.executor == "process" and "<locals>" in function.__qualname__:
+        if self.executor == "process" and not getattr(function, "__qualname__", "").isidentifier():
             raise DeclarationError(
                 f"job {name!r}: with executor='process' the function stands at the top of a module, where another "
                 "process finds it"
             )
+
+    def _check_values(self, name: str) -> None:
+        """Refuse an option that cannot be, whatever the others are."""
+        for option, choices in CHOICES.items():
+            value = getattr(self, option)
+            if value not in get_args(choices):
+                raise DeclarationError(
+                    f"job {name!r}: {option} is {value!r}, it must be one of {', '.join(get_args(choices))}"
+                )
+        if not isinstance(self.reads, timedelta) and self.reads not in ("new", "all"):
+            raise DeclarationError(f"job {name!r}: reads is {self.reads!r}, it must be 'new', 'all' or a timedelta")
+        if not isinstance(self.retries, Retry):
+            raise DeclarationError(
+                f"job {name!r}: retries is {self.retries!r}, it must be a Retry, like Retry(3, wait=timedelta(0))"
+            )
+        for option in ("reads", "timeout", "jitter"):
+            value = getattr(self, option)
+            if not isinstance(value, timedelta) and (option == "jitter" or (option == "timeout" and value is not None)):
+                raise DeclarationError(f"job {name!r}: {option} is {value!r}, it must be a timedelta")
+            if isinstance(value, timedelta) and value <= timedelta(0) and (option != "jitter" or value):
+                raise DeclarationError(f"job {name!r}: {option} is {value}, it must be positive")
+        if not isinstance(self.history, int) or self.history < 1:
+            raise DeclarationError(f"job {name!r}: history is {self.history!r}, it must be a number of runs, 1 or more")
 
 
 class Job:
@@ -165,7 +176,10 @@ class Job:
     def delay(self) -> timedelta:
         """How much later than it is due a run starts: a part of the jitter, by the names of app and job."""
         jitter = self.policies.jitter
-        return stable_delay(f"{self.app.name}.{self.name}", jitter) if jitter else jitter
+        if not jitter:
+            return jitter
+        # In milliseconds, as clocks are read: what is due by the wall clock is due by the one that wakes.
+        return stable_delay(f"{self.app.name}.{self.name}", jitter) // MILLISECOND * MILLISECOND
 
     def check_retention(self, info: TopicInfo, now: datetime) -> None:
         """Refuse a job for which its topic does not keep records long enough.

@@ -22,7 +22,8 @@ class Positions:
     def __init__(self, app: App, store: Store) -> None:
         """*store* is that of the jobs."""
         self._app, self._store = app, store
-        self._known: dict[str, list[Position]] = {}
+        self._known: dict[str, list[tuple[Partition, int | None]]] = {}
+        """None where a job has not begun; there it begins where the log does, then."""
 
     def moved(self, job: Job) -> None:
         """What is stored of *job* has changed."""
@@ -30,9 +31,14 @@ class Positions:
 
     def of_jobs(self) -> Iterator[Position]:
         """Where each job reads on; those that do not go on from where they were need nothing between their runs."""
+        starts: dict[Partition, int] = {}
         for job in self._app.jobs.values():
-            if job.policies.reads == "new":
-                yield from self._of(job)
+            if job.policies.reads != "new":
+                continue
+            for part, at in self._of(job):
+                if at is None and part not in starts:
+                    starts[part] = part.log_start
+                yield part, starts[part] if at is None else at
 
     def of_run(self, row: RunRow) -> Iterator[Position]:
         """What an unfinished run has still to read."""
@@ -43,14 +49,12 @@ class Positions:
                 if at < end:
                     yield self._app.log.partition(info, number), at
 
-    def _of(self, job: Job) -> list[Position]:
+    def _of(self, job: Job) -> list[tuple[Partition, int | None]]:
         known = self._known.get(job.name)
         if known is not None:
             return known
         info = self._app.topic_info(job.source)
         parts = [self._app.log.partition(info, number) for number in range(info.partitions)]
-        stored = [self._store.offset(job.name, info, part.number, gap_allowed=True) for part in parts]
-        found = [(part, part.log_start if at is None else at) for part, at in zip(parts, stored, strict=True)]
-        if None not in stored:  # Where it has not begun, it begins where the log does, then.
-            self._known[job.name] = found
+        found = [(part, self._store.offset(job.name, info, part.number, gap_allowed=True)) for part in parts]
+        self._known[job.name] = found
         return found

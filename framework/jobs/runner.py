@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from framework.app import App
@@ -23,7 +23,7 @@ from framework.jobs.planning import Planner, Wanted, now_of
 from framework.jobs.positions import Positions
 from framework.jobs.process import ProcessAttempt
 from framework.jobs.runs import FAILURES, History, RunRow
-from framework.jobs.timer import Timers
+from framework.jobs.timer import Timer, Timers
 from framework.log import Partition
 from framework.log.errors import OffsetOutOfRange
 from framework.retry import Retry
@@ -54,6 +54,8 @@ class JobRunner:
         self._agents_busy = agents_busy
         self._attempts: dict[str, Attempt] = {}
         self._pauses: dict[str, Waker] = {}
+        self._stops: dict[str, RunStopped] = {}
+        """Of runs that are at work and to be cancelled before their next attempt."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._backfills: dict[str, asyncio.Event] = {}
@@ -99,7 +101,8 @@ class JobRunner:
         due = [job.name for job in self.app.jobs.values() if self.states.of(job).paused is None]
         due = [name for name in due if self.next_look(self.app.jobs[name]) <= now]
         rows_left = [*self.active.values(), *self.waiting_rows.values()]
-        return sorted({*self._planning, *(row.job for row in rows_left), *due, *self.timers.unfinished()})
+        jobs = sorted({*self._planning, *(row.job for row in rows_left), *due})
+        return [*(f"job {name}" for name in jobs), *(f"timer {name}" for name in self.timers.unfinished())]
 
     @property
     def pause_until(self) -> float | None:
@@ -117,14 +120,14 @@ class JobRunner:
 
     # What happens to it.
 
-    def reopen(self, job: Job | None) -> None:
-        """Open the store anew after a failure, and know what of *job* it holds."""
+    def reopen(self, thing: Job | Timer) -> None:
+        """Open the store anew after a failure, and know what of *thing* it holds."""
         with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
             if self.store.failure is not None:  # Or another job has done it.
                 self.store.reopen()
-        if job is not None:
-            self.states.forget(job)
-            self.meet(job, again=True)
+        self.states.forget(thing)
+        if isinstance(thing, Job):
+            self.meet(thing, again=True)
 
     def kill(self) -> None:
         """As if the process had been killed at this moment: nothing more is committed."""
@@ -166,16 +169,22 @@ class JobRunner:
 
     async def plan(self, job: Job, wanted: Wanted) -> RunRow:
         """Write down a run, which waits for its turn then."""
-        self._planning.add(job.name)
-        try:
+        with self.planning(job):
             row = await asyncio.to_thread(self._planner.plan, job, wanted, self.states.of(job))
             if row.unfinished:
                 self.waiting_rows[row.id] = row
             else:
                 await self.commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
+        return row
+
+    @contextmanager
+    def planning(self, job: Job) -> Iterator[None]:
+        """In the body something is written down of *job*, which until then is not idle."""
+        self._planning.add(job.name)
+        try:
+            yield
         finally:
             self._planning.discard(job.name)
-        return row
 
     async def resume(self, job: Job) -> list[RunRow]:
         """Finish the runs of *job* that were interrupted; those of backfills are not among them."""
@@ -192,8 +201,10 @@ class JobRunner:
 
     def note_crash(self, row: RunRow) -> bool:
         """Whether too many workers in a row have died of *row*, of which the last one said nothing at its end."""
-        if row.state == "running":
-            row.crashes = row.crashes + 1 if row.chunk == row.begun_chunk else 0
+        if row.chunk != row.begun_chunk:
+            row.crashes = 0
+        elif row.state == "running":
+            row.crashes += 1
         return row.crashes > MAX_CRASHES
 
     async def finish(self, job: Job, row: RunRow) -> None:
@@ -205,6 +216,7 @@ class JobRunner:
                 await self._attempt(job, row)
         finally:
             del self.active[row.id]
+            self._stops.pop(row.id, None)
             self._positions.moved(job)
             if row.unfinished:  # Its worker is stopped, or the disk takes no commits.
                 self.waiting_rows[row.id] = row
@@ -218,7 +230,7 @@ class JobRunner:
         try:
             await self._call(job, row)
         except asyncio.CancelledError:
-            if not self._killed:
+            if not self._killed and row.unfinished:
                 row.state = "waiting"
                 with suppress(StateFailed):
                     self.store.commit(Commit([row.change()]))
@@ -226,15 +238,19 @@ class JobRunner:
         except (StateFailed, StateBehind):
             raise  # Not the handler's fault; the run goes on when the disk does, or with the next worker.
         except Exception as error:  # the one place where a job's errors are supervised
-            await self._failed(job, row, error)
-        else:
-            await self.commit(self._trimmed(job, row))
+            if row.unfinished:
+                await self._failed(job, row, error)
+                return
+            logger.warning("%s has succeeded, and then: %s", row.id, describe(error), exc_info=error)
+        await self.commit(self._trimmed(job, row))
 
     async def _call(self, job: Job, row: RunRow) -> None:
         if job.policies.executor == "process":
             attempt: Attempt = ProcessAttempt(self.app, self.store, job, row)
         else:
             attempt = Attempt(self.app, self.store, job, row, pace=Pace(self._agents_busy))
+        if row.id in self._stops:
+            raise self._stops[row.id]
         self._attempts[row.id] = attempt
         limit, timer = job.policies.timeout, timer_of(self.app.clock)
         error = TimedOut(f"run {row.id}: attempt {row.attempt} has taken longer than {limit}")
@@ -266,6 +282,8 @@ class JobRunner:
         logger.warning("%s: attempt %d failed, %s; again in %g s", row.id, row.attempt, row.error, wait_s)
         row.state = "waiting"
         await self.commit([row.change()])
+        if row.id in self._stops:
+            return  # The next attempt will say it.
         self._pauses[row.id] = waker = Waker(timer_of(self.app.clock))
         try:
             await waker.pause(wait_s)
@@ -285,9 +303,9 @@ class JobRunner:
         elif failed and job.policies.on_failure == "skip":
             row.notes.append(f"its records from here on are skipped: {[[n, at, end] for n, _, end, at in row.plan]}")
             changes += [(rows.offset_key(job.name, row.topic_id, n), rows.pack_u64(end)) for n, _, end, _ in row.plan]
-        self.waiting_rows.pop(row.id, None)
         changes += [row.change(), *self._trimmed(job, row)]
         await self.commit(changes)
+        self.waiting_rows.pop(row.id, None)
 
     def _trimmed(self, job: Job, row: RunRow) -> list[rows.Change]:
         """What is forgotten when *row* has ended; a backfill's are kept, and each would look through all of them."""
@@ -296,11 +314,14 @@ class JobRunner:
     def cancel(self, row: RunRow, why: str) -> None:
         """Have a run that is at work stop at its next record, or not begin again."""
         attempt, waker = self._attempts.get(row.id), self._pauses.get(row.id)
+        stopped = RunStopped(f"run {row.id} is cancelled: {why}")
         if attempt is not None:
-            attempt.stop(RunStopped(f"run {row.id} is cancelled: {why}"))
+            attempt.stop(stopped)
         elif waker is not None:
-            row.state, row.ended, row.error = "cancelled", self.now().timestamp(), why
+            row.state, row.ended, row.error = "cancelled", self.now().timestamp(), str(stopped)
             waker.set()
+        elif row.id in self.active and row.unfinished:
+            self._stops[row.id] = stopped
 
     async def commit(self, changes: list[rows.Change]) -> None:
         """Make *changes* true, in a thread."""

@@ -199,6 +199,11 @@ class History:
             name = f"{wanted}-{again}"
         return name
 
+    def was_due(self, job: str, nominal: datetime) -> bool:
+        """Whether the schedule has run, or skipped, *job* for that time."""
+        stored = self._database.get(run_key(job, run_id(job, nominal)))
+        return stored is not None and RunRow.load(stored).trigger == "schedule"
+
     def trimmed(self, job: str, keep: int, now: datetime) -> list[rows.Change]:
         """What removes the oldest runs of *job*, so that *keep* are left and those that failed lately.
 

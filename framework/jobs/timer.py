@@ -19,7 +19,7 @@ from framework.errors import DeclarationError, StaleTask
 from framework.jobs.alarm import Alarm
 from framework.jobs.attempt import start_thread
 from framework.jobs.due import DueStates
-from framework.jobs.fires import Fire, due_fire
+from framework.jobs.fires import Busy, Fire, due_fire
 from framework.jobs.job import Catchup
 from framework.jobs.planning import now_of
 from framework.schedule import Schedule
@@ -86,23 +86,34 @@ class Timers:
     def revoke(self) -> None:
         """Refuse what those at work may want to do from now on."""
         for effects in self._at_work.values():
+            self._close(effects)
+
+    def _close(self, effects: Effects) -> None:
+        """Refuse; a commit of them that is being made is made before."""
+        with self._store.lock:
             effects.close()
 
-    async def serve(self, timer: Timer) -> None:
-        """Call *timer* whenever it is due; until cancelled.
+    async def serve(self, timer: Timer, committed: Callable[[], None] = lambda: None) -> None:
+        """Call *timer* whenever it is due; until cancelled. *committed* is told after each time.
 
         Raises:
             StateFailed: The disk takes no commits.
         """
         await asyncio.to_thread(self._states.settle, [timer])
+        busy: Busy | None = None
         while True:
-            state = self._states.of(timer)
-            fire = due_fire(timer.schedule, state.last, now_of(self._app), timer.catchup)
+            now = now_of(self._app)
+            last = self._states.last(timer, now)
+            fire = due_fire(timer.schedule, last, now, timer.catchup, busy=busy)
             if fire is None:
-                await self._alarm.until(timer.schedule.next_after(state.last))
-            else:
-                state.fired(fire.nominal)
-                await self._take(timer, fire)
+                busy = None
+                await self._alarm.until(timer.schedule.next_after(last))
+                continue
+            self._states.of(timer).fired(fire.nominal)
+            await self._take(timer, fire)
+            committed()
+            if fire.action == "run":
+                busy = (busy[0] if busy else now, now_of(self._app))
 
     async def _take(self, timer: Timer, fire: Fire) -> None:
         effects = Effects(timer.name, self._store, 0, 0)
@@ -117,11 +128,15 @@ class Timers:
             await asyncio.to_thread(self._commit, timer, effects)
         except (StateFailed, StateBehind):
             raise
-        except Exception as error:  # whatever a user's function raises; the next time is due all the same
+        except (Exception, asyncio.CancelledError) as error:  # whatever a user's function raises
+            task = asyncio.current_task()
+            if effects.views.closed or (isinstance(error, asyncio.CancelledError) and task and task.cancelling()):
+                raise  # The worker ends. Of anything else the next time is due all the same.
             logger.error("%s failed: %s", timer.name, describe(error), exc_info=error)
-            await asyncio.to_thread(self._commit, timer, effects.discard())
+            self._at_work[timer.name] = effects = effects.discard()
+            await asyncio.to_thread(self._commit, timer, effects)
         finally:
-            effects.close()
+            self._close(effects)
             del self._at_work[timer.name]
 
     async def _call(self, timer: Timer, effects: Effects) -> None:

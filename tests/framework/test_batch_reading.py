@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from framework import Batch, Topic
-from framework.batch import SLICE_RECORDS
 from framework.errors import DecodeError
 from framework.log import Cursor, NewRecord, TopicSettings, encode
 from framework.log.errors import OffsetOutOfRange
-from framework.reading import Reading
+from framework.reading import SLICE_RECORDS, Reading
 from tests.framework.shelf import BAD, RUN, Shelf, Told
 
 SMALL = TopicSettings(segment_bytes=4096, max_message_bytes=1024, index_interval_bytes=512)
