@@ -11,7 +11,7 @@ from typing import Any
 from framework.alongside import alongside
 from framework.full_disk import Outage
 from framework.jobs.commands import Commands
-from framework.jobs.control import Control
+from framework.jobs.control import CONTROL, Control
 from framework.jobs.fires import Fire, due_fire
 from framework.jobs.job import Job
 from framework.jobs.planning import Wanted
@@ -40,7 +40,8 @@ class Serving:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._runner.alarm.run())
-            group.create_task(Control(self._runner, self._commands).run())
+            control = Control(self._runner, self._commands, well=partial(self._well, CONTROL))
+            group.create_task(self._through_outages(control, control.run))
             for job in self._app.jobs.values():
                 group.create_task(self._through_outages(job, partial(self.serve, job)), name=f"job {job.name}")
                 group.create_task(self._through_outages(job, partial(self._serve_backfills, job)))
@@ -48,7 +49,9 @@ class Serving:
                 serve = partial(self._runner.timers.serve, timer)
                 group.create_task(self._through_outages(timer, serve), name=f"timer {timer.name}")
 
-    async def _through_outages(self, thing: Job | Timer, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _through_outages(
+        self, thing: Job | Timer | Control, serve: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         """*serve* the *thing*, again after times at which the disk takes no commits."""
         while True:
             try:
@@ -58,6 +61,11 @@ class Serving:
                 outage = self._outages.setdefault(thing.name, Outage(self._runner.store, asyncio.Event()))
                 await outage.wait(error)
                 await asyncio.to_thread(self._runner.reopen, thing if isinstance(thing, Job) else None)
+
+    def _well(self, name: str) -> None:
+        """The disk takes what is served by *name*."""
+        if outage := self._outages.pop(name, None):
+            outage.over()
 
     async def serve(self, job: Job) -> None:
         """Finish what was interrupted, then run *job* whenever it is due, or somebody wants it; until cancelled.
@@ -79,22 +87,21 @@ class Serving:
             elif fire.action == "skip":
                 await self._skip(job, fire)
             else:
-                behind_a_run = (await self._run_due(job, fire)).state != "empty"
+                row = await self._run_due(job, fire)
+                behind_a_run = behind_a_run if row is None else row.state != "empty"
 
     async def _serve_backfills(self, job: Job) -> None:
         """Run the backfills of *job*, one after the other; until cancelled."""
         while True:
             await self._commands.finish_backfills(job)
-            if outage := self._outages.pop(job.name, None):
-                outage.over()
+            self._well(job.name)
             wanted = self._runner.backfills_wanted(job)
             await wanted.wait()
             wanted.clear()
 
     async def _wait(self, job: Job) -> None:
         """Return when *job* may be due, or has been changed."""
-        if outage := self._outages.pop(job.name, None):
-            outage.over()
+        self._well(job.name)
         changed = self._runner.changed(job)
         if self._runner.states.of(job).paused:
             await changed.wait()
@@ -117,9 +124,12 @@ class Serving:
         logger.warning("%s is skipped: %s; its records are for the next run", row.id, fire.covers)
         await runner.commit([row.change(), runner.states.change(job)])
 
-    async def _run_due(self, job: Job, fire: Fire) -> RunRow:
+    async def _run_due(self, job: Job, fire: Fire) -> RunRow | None:
+        """The run for *fire*; None if somebody has planned another one meanwhile, which goes first."""
         runner = self._runner
         async with runner.turn(job):
+            if any(row.job == job.name and not row.is_detached for row in runner.waiting_rows.values()):
+                return None
             runner.states.of(job).fired(fire.nominal)
             notes = (fire.covers,) if fire.covers else ()
             row = await runner.plan(job, Wanted(fire.nominal, "schedule", job.policies.until, notes))
