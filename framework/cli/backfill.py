@@ -70,8 +70,8 @@ def backfill(
     A run has the records stamped in its time, whenever they were appended. Times without a zone are those of the job's.
     With scratch tables it writes `table@ID` and sends to `topic.backfill-ID`, so that nobody else sees anything of it.
 
-    JSON: without --execute {"part", "from", "to", "partitions", "records", "bytes", "plan"}, else the runs as in `jobs
-    runs`.
+    JSON: {"part", "from", "to", "partitions", "records", "bytes", "plan": [{"partition", "start", "end"}]}; with
+    --execute the runs as in `jobs runs`.
     """
     from framework.cli.directory import app_for_running, opened
     from framework.jobs.backfill import Backfill

@@ -57,8 +57,8 @@ def ls(app_name: str | None, data: str | None, as_json: bool) -> None:
 def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> None:
     """Show the job NAME: its schedule and the next times, how it is declared, where it is, and its last runs.
 
-    JSON: as `jobs ls`, and {"fires", "policies", "paused", "positions": [{"partition", "offset", "end"}], "runs"}; the
-    runs as `jobs runs`.
+    JSON: {"fires", "policies", "paused", "positions": [{"partition", "offset", "end"}], "runs"}, and what is in `jobs
+    ls`; the runs as in `jobs runs`.
     """
     from framework.cli.directory import app_for_running, known, opened
     from framework.cli.output import print_fields, print_json, print_rows

@@ -228,7 +228,7 @@ async def test_an_app_without_agents_has_nothing_to_run(shop: Shop) -> None:
     app.topic("numbers", int)
     with pytest.raises(DeclarationError) as refused:
         await Worker(app).run()
-    assert str(refused.value) == "app 'shop' declares no agents and no jobs: there is nothing to run"
+    assert str(refused.value) == "app 'shop' declares no agents, jobs or timers: there is nothing to run"
     assert not shop.data.exists()
 
 
