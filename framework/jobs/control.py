@@ -271,7 +271,7 @@ class Control:
                         if str(error) != failure:
                             logger.error("commands cannot be read, and are tried again and again: %s", error)
                         failure = str(error)
-                    await asyncio.sleep(RETRY_S)
+                        await asyncio.sleep(RETRY_S)
         except* StateFailed as failures:
             raise failures.exceptions[0] from None
 
