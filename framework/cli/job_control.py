@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from framework.jobs.runs import RunRow
 
 POLL_S = 0.25
-MOMENT_S = 2.0
+MOMENT_S = 1.0
 """How long a command waits for another one that is done without a worker."""
 detach_option = click.option(
     "--detach", is_flag=True, help="Do not wait for the end, if a worker runs it: it does so anyway."
