@@ -304,7 +304,7 @@ class Worker:
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
             and not self.committing
-            and not (self.jobs is not None and self.jobs.running)
+            and (self.jobs is None or self.jobs.idle)
         )
 
     @property

@@ -86,15 +86,15 @@ class Backfill:
             raise UsageError(f"--max-active is {self.max_active}, it must be 1 or more")
         if self.max_active > 1 and self.tables == "live":
             raise UsageError("runs that write the live tables follow each other: --max-active 1 with --tables live")
-
-    def parts(self, zone: ZoneInfo) -> list[Part]:
-        """The stretches of time, without records yet.
-
-        Raises:
-            UsageError: There are none, or too many.
-        """
         if self.since >= self.until:
             raise UsageError(f"--from {self.since.isoformat()} is not before --to {self.until.isoformat()}")
+
+    def parts(self, zone: ZoneInfo) -> list[Part]:
+        """The stretches of time, without records yet; of what `check` has passed.
+
+        Raises:
+            UsageError: There are too many.
+        """
         bounds = [self.since]
         while bounds[-1] < self.until:
             bounds.append(min(next_bound(bounds[-1], self.split, zone), self.until) if self.split else self.until)

@@ -91,6 +91,11 @@ class JobRunner:
         """The ids of the runs that are at work."""
         return set(self.active)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no run is at work, planned, or interrupted; one may be due."""
+        return not (self.active or self.waiting_rows or self._planning)
+
     def positions(self) -> Iterator[tuple[Partition, int]]:
         """Up to where the jobs have read each partition of their topics, and what unfinished runs still need."""
         yield from self._positions.of_jobs()
