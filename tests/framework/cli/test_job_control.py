@@ -62,14 +62,15 @@ def nightly(shell: Shell) -> Shell:
 
 def job(shell: Shell, name: str = "total") -> dict[str, Any]:
     """What `jobs ls` says of one."""
-    [row] = [row for row in shell.ok("jobs", "ls", "--json").json() if row["job"] == name]
-    return row
+    found: dict[str, dict[str, Any]] = {row["job"]: row for row in shell.ok("jobs", "ls", "--json").json()}
+    return found[name]
 
 
 def run_of(shell: Shell) -> dict[str, Any]:
     """The one run there is."""
-    [row] = shell.ok("jobs", "runs", "total", "--json").json()
-    return row
+    found: list[dict[str, Any]] = shell.ok("jobs", "runs", "total", "--json").json()
+    assert len(found) == 1
+    return found[0]
 
 
 def watching(shell: Shell) -> tuple[Running, Running]:

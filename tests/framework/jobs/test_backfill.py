@@ -95,6 +95,7 @@ async def test_a_part_has_the_records_of_its_time_whenever_they_were_appended(ya
 
     @yard.app.job(yard.numbers, schedule="@daily")
     def look(batch: Batch[int]) -> None:
+        assert batch.run is not None
         seen[batch.run.id[-1]] = sorted(batch)
 
     yard.start()

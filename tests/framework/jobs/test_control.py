@@ -120,6 +120,7 @@ def backfill(**changes: Any) -> dict[str, Any]:
 
 
 NONSENSE = [None, b"", b"\xff\x00", b"null", b"[]", b"1", b"{", b"[" * 100_000, b'{"id": 1}', b"{}"]
+NO_SPLITS: list[Any] = [0, -1, 0.1, 1e300, "year", [], True]
 REFUSED = [
     {"id": "x"},
     command(job="nobody"),
@@ -141,7 +142,7 @@ REFUSED = [
     command(command="rewind", arguments={"offsets": {"0": 10**6}, "empty": False}),
     command(command="rewind", arguments={"offsets": {}, "empty": "yes"}),
     command(command="drop-backfill", arguments={"backfill": ""}),
-    *(backfill(split=each) for each in (0, -1, 0.1, 1e300, "year", [], True)),
+    *(backfill(split=each) for each in NO_SPLITS),
     backfill(since="yesterday"),
     backfill(since="2024-01-01"),
     backfill(since="9999-12-31T23:59:59+00:00"),
