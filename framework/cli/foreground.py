@@ -76,7 +76,7 @@ def _own(log: Log, shards: Shards, wait_s: float) -> None:
 
 
 def in_foreground(app: App, shards: Shards, work: Callable[[Foreground], Coroutine[Any, Any, T]]) -> T:
-    """Do *work* in an event loop, within the app's lifespan.
+    """Do *work* in an event loop; where it runs a job, that is within the app's lifespan.
 
     Raises:
         KeyboardInterrupt: Somebody stopped it; runs can be resumed.
@@ -102,13 +102,12 @@ class Foreground:
         self._interrupted = False
 
     async def do(self, work: Callable[[Foreground], Coroutine[Any, Any, T]]) -> T:
-        """Do *work* within the app's lifespan; SIGTERM and Ctrl-C cancel it, a second one ends the process."""
+        """Do *work*; SIGTERM and Ctrl-C cancel it, a second one ends the process."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._interrupt, task)
-        async with self._app.living():
-            return await work(self)
+        return await work(self)
 
     async def obey(self, command: str, job: Job, arguments: Mapping[str, Any]) -> Done:
         """Do a command as the worker would, but for runs that it plans."""
@@ -119,6 +118,10 @@ class Foreground:
 
         If what was interrupted fails, that is all: another run would have the same records.
         """
+        async with self._app.living():
+            return await self._run(job, say)
+
+    async def _run(self, job: Job, say: Say) -> list[RunRow]:
         self.runner.meet(job)
         left = [row for row in self.runner.waiting_rows.values() if row.job == job.name and not row.is_detached]
         for row in left:
@@ -145,7 +148,7 @@ class Foreground:
         done, planned = await self.commands.plan_backfill(job.name, wanted, looked.seen)
         self._line.print(done.text)
         say(done)
-        async with self._watched(planned):
+        async with self._app.living(), self._watched(planned):
             await self.commands.finish_backfill(planned)
         self._report([row for row in planned if row.state != "empty"])
         return planned

@@ -128,6 +128,11 @@ class Survey:
         self._log, self._topic, self._parts, self._seen = log, topic, parts, seen
         self._bounds = [part.since_ms for part in parts]
         self._until_ms = parts[-1].until_ms
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have `run` end, from another thread; what it has found by then is of no use."""
+        self._stopped = True
 
     def run(self) -> None:
         """Look at every record that is there now."""
@@ -144,7 +149,7 @@ class Survey:
         end = partition.high_watermark
         reader = self._log.reader(partition, first_at(self._log.reader, partition, self._bounds[0]))
         try:
-            while reader.offset < end:
+            while reader.offset < end and not self._stopped:
                 fetched = reader.read()
                 yield from fetched.batches
                 self._seen(sum(header.size for header, _ in fetched.batches))

@@ -212,7 +212,7 @@ class Commands:
         job = self.job(name)
         wanted.check()
         info, parts = self._app.topic_info(job.source), wanted.parts(job.schedule.zone)
-        await asyncio.to_thread(Survey(self._app.log, info, parts, seen).run)
+        await _look(Survey(self._app.log, info, parts, seen))
         async with self._naming:
             planned = rows_of(job, info, parts, wanted, self._free_id(), self._runner.now())
             await self._runner.commit([row.change() for row in planned])
@@ -290,6 +290,14 @@ class Commands:
         for table in tables:
             del self._store.owners[table]
         return Done(f"removed {dropped_text(its, tables)}{topics_text(self._app.log.topics(), backfill)}")
+
+
+async def _look(survey: Survey) -> None:
+    """Run *survey* in a thread, which ends soon if nobody waits for it any more."""
+    try:
+        await asyncio.to_thread(survey.run)
+    finally:
+        survey.stop()
 
 
 def _named(runs: Sequence[RunRow]) -> str:

@@ -188,11 +188,11 @@ def noted(log: Log, command: str, job: str, arguments: Mapping[str, Any]) -> Ite
     """Write down a command that is done in the body, without a worker, and what came of it, which the body says."""
     order = Order(secrets.token_hex(8), whoami(), command, job, dict(arguments), 0, log.clock.now_ms())
     _append(log, CONTROL, asdict(order))
-    reply = Reply(order.id, ok=True, text="")
+    reply = Reply(order.id, ok=False, text="it was not done", exit=1)
 
     def say(done: Done) -> None:
         nonlocal reply
-        reply = replace(reply, text=done.text, runs=done.runs)
+        reply = Reply(order.id, ok=True, text=done.text, runs=done.runs)
 
     try:
         yield say
@@ -329,15 +329,16 @@ class Control:
     async def _answer(self, order: Order) -> None:
         try:
             done = await obey(self._commands, order)
-        except (Error, ValueError, TypeError, OverflowError) as error:  # Whatever it says, the worker goes on.
-            await self._refuse(order.id, error)
+        except (Error, ValueError, TypeError, OverflowError, OSError) as error:
+            await self._refuse(order.id, error)  # Whatever it says, the worker goes on.
         else:
             logger.info("%s of job %s by %s: %s", order.command, order.job, order.by, done.text)
             await self._reply(Reply(order.id, ok=True, text=done.text, runs=done.runs))
 
     async def _refuse(self, called: str, error: Exception) -> None:
         logger.warning("a command was refused: %s", error)
-        code = error.exit_code if isinstance(error, Error) else UsageError.exit_code
+        plain = Error.exit_code if isinstance(error, OSError) else UsageError.exit_code
+        code = error.exit_code if isinstance(error, Error) else plain
         await self._reply(Reply(called, ok=False, text=str(error), exit=code))
 
     async def _reply(self, reply: Reply) -> None:
