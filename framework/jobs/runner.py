@@ -77,6 +77,9 @@ class JobRunner:
         if again or job.name not in self._met:
             self._met.add(job.name)
             left = [row for row in self.stored.of(job.name) if row.unfinished]
+            if again:  # The disk has ended its attempt, and the worker lives: that is no crash.
+                for row in left:
+                    row.state = "waiting" if row.state == "running" else row.state
             # Not what is at work: another loop of the job may be, while this one comes back from an outage.
             self.waiting_rows |= {row.id: row for row in left if row.id not in self.active}
 

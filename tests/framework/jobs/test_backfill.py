@@ -209,6 +209,37 @@ async def test_a_part_that_ends_its_workers_again_and_again_is_abandoned(yard: Y
     assert yard.runner.states.of(halting.job).paused is None
 
 
+async def test_what_is_at_work_is_not_taken_for_left_over_behind_an_outage(yard: Yard) -> None:
+    """The loop of the job comes back from a disk that took no commits; that of its backfills has noticed nothing."""
+    halting = Halting(yard, 1)
+    yard.start()
+    yard.append(START, 1)
+    _, planned = await yard.commands.plan_backfill(halting.job.name, Backfill(START, LATER))
+    async with alongside(yard.commands.finish_backfill(planned)):
+        await halting.reached.wait()
+        yard.runner.reopen(halting.job)
+        assert yard.runner.waiting_rows == {}
+        halting.go.set()
+        await until(lambda: not yard.runner.active)
+    assert [row.state for row in planned] == ["succeeded"]
+
+
+async def test_an_attempt_that_the_disk_ends_is_no_crash_of_a_worker(yard: Yard) -> None:
+    halting = Halting(yard, 1)
+    yard.start()
+    yard.append(START, 1)
+    await yard.commands.plan_backfill(halting.job.name, Backfill(START, LATER))
+    for _ in range(MAX_CRASHES + 1):
+        halting.reached.clear()
+        async with alongside(yard.commands.finish_backfills(halting.job)):
+            await halting.reached.wait()
+            yard.runner.kill()  # It says nothing any more, as when the disk takes no commit.
+        yard.runner._killed = False
+        yard.runner.reopen(halting.job)
+    [row] = yard.runner.waiting_rows.values()
+    assert (row.state, row.crashes) == ("waiting", 0)
+
+
 async def test_cancel_ends_the_part_at_work_and_those_that_wait(yard: Yard) -> None:
     halting = Halting(yard, 1)
     yard.start()
