@@ -16,7 +16,7 @@ from framework.jobs.job import Catchup, DecorateJob, Job, JobOptions, Policies
 from framework.jobs.timer import DecorateTimer, Timer
 from framework.log import At
 from framework.log.errors import InvalidName
-from framework.log.settings import check_partitions
+from framework.log.settings import check_not_internal, check_partitions
 from framework.record import Record
 from framework.retry import Retry
 from framework.schedule import MIN_PERIOD, BadSchedule, Schedule
@@ -117,6 +117,7 @@ class Declarations:
             InvalidName, InvalidSetting: Kafka would not take it.
         """
         check_options(f"topic {name!r} (settings by Kafka's name go into config=)", options, TopicOptions)
+        check_not_internal(name)
         overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
             self._app,

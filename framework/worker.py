@@ -43,12 +43,24 @@ logger = logging.getLogger("framework.worker")
 
 
 @dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run of a job has come."""
+
+    id: str
+    done: int
+    """How many of its offsets are committed ..."""
+    size: int
+    """... of how many."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker has done so far."""
 
     records: int
     lag: int
-    running_jobs: int
+    runs: tuple[RunProgress, ...] = ()
+    """The runs of jobs that are at work."""
 
 
 class Worker:
@@ -292,7 +304,7 @@ class Worker:
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
             and not self.committing
-            and not (self.jobs is not None and self.jobs.unfinished())
+            and (self.jobs is None or self.jobs.idle)
         )
 
     @property
@@ -326,7 +338,8 @@ class Worker:
             return self._ended
         lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks if not task.idle)
         handled = sum(task.handled for task in self.tasks)
-        return Progress(handled, lag, len(self.jobs.running) if self.jobs else 0)
+        active = self.jobs.active.values() if self.jobs is not None else ()
+        return Progress(handled, lag, tuple(RunProgress(row.id, row.done, row.size) for row in active))
 
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from framework.cli.job_control import detach_option, job_named, order, owned, sent
+from framework.cli.job_control import detach_option, job_named, ordered, sent, timeout_option
 from framework.cli.options import directory_options, json_option, wait_option
 from framework.cli.reshape import execute_option
 
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from framework.cli.directory import Directory
     from framework.jobs.backfill import Backfill, Part, Split
     from framework.jobs.job import Job
-    from framework.jobs.runs import RunRow
 
 COLUMNS = ("part", "from", "to", "partitions", "records", "bytes")
 REWIND_COLUMNS = ("topic", "partition", "from", "to", "records")
 SHOWN_PARTS = 10
-PLANNING_S = 3600.0
-"""How long the worker may look through the log before it begins."""
 
 
 @click.command()
@@ -49,6 +46,7 @@ PLANNING_S = 3600.0
 )
 @execute_option
 @detach_option
+@timeout_option
 @wait_option
 @directory_options
 @json_option
@@ -61,6 +59,7 @@ def backfill(
     tables: Literal["scratch", "live"],
     execute: bool,
     detach: bool,
+    answer_s: float,
     wait_s: float,
     app_name: str | None,
     data: str | None,
@@ -71,8 +70,8 @@ def backfill(
     A run has the records stamped in its time, whenever they were appended. Times without a zone are those of the job's.
     With scratch tables it writes `table@ID` and sends to `topic.backfill-ID`, so that nobody else sees anything of it.
 
-    JSON: without --execute {"part", "from", "to", "partitions", "records", "bytes", "plan"}, else the runs as in `jobs
-    runs`.
+    JSON: {"part", "from", "to", "partitions", "records", "bytes", "plan": [{"partition", "start", "end"}]}; with
+    --execute the runs as in `jobs runs`.
     """
     from framework.cli.directory import app_for_running, opened
     from framework.jobs.backfill import Backfill
@@ -88,46 +87,42 @@ def backfill(
         tables,
         max_active,
     )
+    wanted.check()
     with opened(app) as directory:
-        parts = surveyed(directory, job, wanted)
-        if not execute:
-            print_parts(parts, job, as_json=as_json)
-            return
-        _execute(directory, job, wanted, detach=detach, wait_s=wait_s, as_json=as_json)
+        if execute:
+            _execute(directory, job, wanted, detach=detach, wait_s=wait_s, answer_s=answer_s, as_json=as_json)
+        else:
+            print_parts(surveyed(directory, job, wanted), job, as_json=as_json)
 
 
-def _execute(directory: Directory, job: Job, wanted: Backfill, *, detach: bool, wait_s: float, as_json: bool) -> None:
-    from framework.cli.foreground import in_foreground
+def _execute(
+    directory: Directory, job: Job, wanted: Backfill, *, detach: bool, wait_s: float, answer_s: float, as_json: bool
+) -> None:
+    from framework.cli.foreground import in_foreground, owned_jobs
     from framework.cli.jobs import run_document
     from framework.cli.output import print_rows
     from framework.errors import JobFailed
-    from framework.jobs.control import arguments_of
-    from framework.jobs.runs import FAILURES
+    from framework.jobs.control import arguments_of, noted
 
     assert directory.app is not None
-    shards = owned(directory.app, wait_s)
-    if shards is None:
-        arguments = arguments_of(wanted)
-        done = sent(directory, "backfill", job, arguments, detach=detach, timeout_s=PLANNING_S)
-    else:
-        with shards as jobs:
-            done = in_foreground(directory.app, jobs, lambda here: _here(here, job, wanted))
+    arguments = arguments_of(wanted)
+    with owned_jobs(directory.app, wait_s) as shards:
+        if shards is None:
+            click.echo(f"the worker looks through topic {job.source.name!r} first", err=True)
+            done = sent(directory, "backfill", job, arguments, detach=detach, answer_s=answer_s)
+        else:
+            with noted(directory.log, "backfill", job.name, arguments) as say:
+                done = in_foreground(directory.app, shards, lambda here: here.backfill(job, wanted, say))
     if as_json:
         print_rows(map(run_document, done), [], as_json=True)
-    failed = [row for row in done if row.state in FAILURES or row.state == "cancelled"]
-    if done:
+    failed = [row for row in done if row.state not in ("succeeded", "empty") and not row.unfinished]
+    if done and not any(row.unfinished for row in done):
         records = sum(row.records for row in done)
         click.echo(
             f"backfill {done[0].backfill}: {len(done)} runs, {records:,} records, {len(failed)} failed", err=True
         )
     if failed:
         raise JobFailed(f"{len(failed)} of {len(done)} runs failed; the first is {failed[0].id}: {failed[0].error}")
-
-
-async def _here(foreground: Any, job: Job, wanted: Backfill) -> list[RunRow]:
-    planned: list[RunRow] = await foreground.commands.plan_backfill(job.name, wanted)
-    await foreground.backfill(planned)
-    return planned
 
 
 def surveyed(directory: Directory, job: Job, wanted: Backfill) -> list[Part]:
@@ -138,18 +133,12 @@ def surveyed(directory: Directory, job: Job, wanted: Backfill) -> list[Part]:
         NotFound: The topic is not there.
     """
     from framework.cli.live import LiveLine
+    from framework.cli.progress import Looked
     from framework.jobs.backfill import Survey
 
     parts, info, line = wanted.parts(job.schedule.zone), directory.topic(job.source.name), LiveLine(sys.stderr)
-    done = 0
-
-    def seen(size: int) -> None:
-        nonlocal done
-        done += size
-        line.show(f"looking through {info.name}: {done / 1e6:,.0f} MB")
-
     try:
-        Survey(directory.log, info, parts, seen).run()
+        Survey(directory.log, info, parts, Looked(line, info.name).seen).run()
     finally:
         line.remove()
     return parts
@@ -159,6 +148,7 @@ def print_parts(parts: list[Part], job: Job, *, as_json: bool) -> None:
     """Say what a backfill would read."""
     from framework.cli.jobs import local
     from framework.cli.output import print_rows
+    from framework.jobs.backfill import total
     from framework.log.clock import EPOCH
 
     rows: list[dict[str, Any]] = []
@@ -181,25 +171,42 @@ def print_parts(parts: list[Part], job: Job, *, as_json: bool) -> None:
         click.echo(
             f"({len(rows) - len(shown)} parts between part {SHOWN_PARTS} and the last {SHOWN_PARTS} are not shown)"
         )
-    records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
     click.echo(
-        f"would run job {job.name!r} {len(parts):,} time{'s' * (len(parts) != 1)} over {records:,} records of "
-        f"{size / 1e6:,.1f} MB in topic {job.source.name!r}; do it with --execute",
-        err=True,
+        f"would run job {job.name!r}: {total(parts)} in topic {job.source.name!r}; do it with --execute", err=True
     )
 
 
 @click.command()
 @click.argument("name")
 @click.argument("backfill_id", metavar="ID")
+@execute_option
+@timeout_option
 @directory_options
-def drop(name: str, backfill_id: str, app_name: str | None, data: str | None) -> None:
+def drop(name: str, backfill_id: str, execute: bool, answer_s: float, app_name: str | None, data: str | None) -> None:
     """Remove the runs of backfill ID of the job NAME, which is finished, and its scratch tables.
 
     Topics that it has sent to are removed with `framework topics delete`.
     """
-    arguments = {"backfill": backfill_id}
-    order(app_name, data, name, "drop-backfill", arguments, lambda here: here.drop_backfill(name, backfill_id))
+    from framework.cli.directory import app_for_running, opened
+    from framework.cli.jobs import history_of
+    from framework.jobs.commands import dropped_text, topics_text
+    from framework.jobs.scratch import scratch_name
+    from framework.log.errors import NotFound
+
+    app = app_for_running(app_name, data)
+    job = job_named(app, name)
+    with opened(app) as directory:
+        its = [row for row in history_of(directory, name) if row.backfill == backfill_id]
+        if not its or not backfill_id:
+            raise NotFound(f"job {name!r} has no backfill {backfill_id!r}")
+        if execute:
+            text = ordered(directory, "drop-backfill", job, {"backfill": backfill_id}, answer_s)
+        else:
+            owner = scratch_name(name, backfill_id)
+            tables = [table for table, writer in directory.view.owners().items() if writer == owner]
+            topics = topics_text(directory.log.topics(), backfill_id)
+            text = f"would remove {dropped_text(its, tables)}; do it with --execute{topics}"
+        click.echo(text, err=True)
 
 
 @click.command()
@@ -218,6 +225,7 @@ def drop(name: str, backfill_id: str, app_name: str | None, data: str | None) ->
 )
 @click.option("--partition", type=int, metavar="N", help="Of one partition only.  [default: of each]")
 @execute_option
+@timeout_option
 @directory_options
 @json_option
 def rewind(
@@ -226,6 +234,7 @@ def rewind(
     tables: str | None,
     partition: int | None,
     execute: bool,
+    answer_s: float,
     app_name: str | None,
     data: str | None,
     as_json: bool,
@@ -248,22 +257,16 @@ def rewind(
                 f"{'it' if len(written) == 1 else 'them'} first, or --tables keep to go on from what is there"
             )
         steps = _steps(directory, job, to, partition)
+        offsets = {str(step["partition"]): step["to"] for step in steps}
+        if execute:
+            arguments = {"offsets": offsets, "empty": tables == "reset"}
+            text = ordered(directory, "rewind", job, arguments, answer_s)
+        else:
+            records = sum(step["records"] for step in steps)
+            text = f"would rewind job {name!r}: {records:,} records to read; do it with --execute"
         rows = [{"job": name, **step, "executed": execute} for step in steps]
         print_rows(rows, REWIND_COLUMNS, as_json=as_json)
-        if not execute:
-            records = sum(step["records"] for step in steps)
-            click.echo(f"would rewind job {name!r}: {records:,} records to read; do it with --execute", err=True)
-            return
-        offsets = {step["partition"]: step["to"] for step in steps}
-    arguments = {"offsets": {str(number): at for number, at in offsets.items()}, "empty": tables == "reset"}
-    order(
-        app_name,
-        data,
-        name,
-        "rewind",
-        arguments,
-        lambda commands: commands.rewind(name, offsets, empty=tables == "reset"),
-    )
+        click.echo(text, err=True)
 
 
 def _steps(directory: Directory, job: Job, to: str, partition: int | None) -> list[dict[str, Any]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,47 +14,65 @@ from framework.cli.options import directory_options, json_option, wait_option
 if TYPE_CHECKING:
     from framework.app import App
     from framework.cli.directory import Directory
-    from framework.cli.foreground import Foreground
-    from framework.jobs.commands import Commands, Done
     from framework.jobs.control import Reply
     from framework.jobs.job import Job
     from framework.jobs.runs import RunRow
 
 POLL_S = 0.25
-
+MOMENT_S = 1.0
+"""How long a command waits for another one that is done without a worker."""
 detach_option = click.option(
     "--detach", is_flag=True, help="Do not wait for the end, if a worker runs it: it does so anyway."
+)
+timeout_option = click.option(
+    "--timeout",
+    "answer_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,  # As framework.jobs.control has it, which is not imported for --help.
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until a worker takes the command; then it is not done any more.",
 )
 
 
 @click.command()
 @click.argument("name")
 @detach_option
+@timeout_option
 @directory_options
 @wait_option
 @json_option
-def run(name: str, detach: bool, app_name: str | None, data: str | None, wait_s: float, as_json: bool) -> None:
-    """Run the job NAME now, over all records since its last run.
+def run(
+    name: str,
+    detach: bool,
+    answer_s: float,
+    app_name: str | None,
+    data: str | None,
+    wait_s: float,
+    as_json: bool,
+) -> None:
+    """Run the job NAME now, over all records since its last run, paused or not.
 
     The worker does so, if one runs, and this command watches; Ctrl-C ends the watching only. Without a worker it is
-    done here: a run that was interrupted is finished first, and Ctrl-C interrupts this one. JSON: as `jobs runs`.
+    done here: a run that was interrupted is finished first, and Ctrl-C interrupts this one.
+
+    JSON: the runs as in `jobs runs`.
     """
     from framework.cli.directory import app_for_running, opened
+    from framework.cli.foreground import in_foreground, owned_jobs
     from framework.cli.jobs import run_document
     from framework.cli.output import print_rows
+    from framework.jobs.control import noted
     from framework.jobs.runner import check_succeeded
 
     app = app_for_running(app_name, data)
     job = job_named(app, name)
-    with opened(app) as directory:
-        shards = owned(app, wait_s)
+    with opened(app) as directory, owned_jobs(app, wait_s) as shards:
         if shards is None:
-            done = sent(directory, "run", job, {}, detach=detach)
+            done = sent(directory, "run", job, {}, detach=detach, answer_s=answer_s)
         else:
-            from framework.cli.foreground import in_foreground
-
-            with shards as jobs:
-                done = in_foreground(app, jobs, lambda here: here.run(job))
+            with noted(directory.log, "run", name, {}) as say:
+                done = in_foreground(app, shards, lambda here: here.run(job, say))
         if as_json:
             print_rows(map(run_document, done), [], as_json=True)
         for row in done:
@@ -65,85 +82,60 @@ def run(name: str, detach: bool, app_name: str | None, data: str | None, wait_s:
 @click.command()
 @click.argument("name")
 @click.option("--why", default="", metavar="TEXT", help="A note for whoever finds it paused.")
+@timeout_option
 @directory_options
-def pause(name: str, why: str, app_name: str | None, data: str | None) -> None:
+def pause(name: str, why: str, answer_s: float, app_name: str | None, data: str | None) -> None:
     """Let the job NAME not be due until `jobs resume`; a run that is at work goes on."""
-    from framework.jobs.control import whoami
-
-    order(app_name, data, name, "pause", {"why": why}, lambda commands: commands.pause(name, by=whoami(), why=why))
+    order(app_name, data, name, "pause", {"why": why}, answer_s)
 
 
 @click.command()
 @click.argument("name")
+@timeout_option
 @directory_options
-def resume(name: str, app_name: str | None, data: str | None) -> None:
+def resume(name: str, answer_s: float, app_name: str | None, data: str | None) -> None:
     """Let the job NAME be due again; for what was missed meanwhile, as its `catchup` says."""
-    order(app_name, data, name, "resume", {}, lambda commands: commands.resume(name))
+    order(app_name, data, name, "resume", {}, answer_s)
 
 
 @click.command()
 @click.argument("name")
 @click.option("--run", "run_id", metavar="RUN", help="Only this run.  [default: all that are not finished]")
+@timeout_option
 @directory_options
-def cancel(name: str, run_id: str | None, app_name: str | None, data: str | None) -> None:
+def cancel(name: str, run_id: str | None, answer_s: float, app_name: str | None, data: str | None) -> None:
     """Stop what the job NAME has at work, and forget what was interrupted or is planned.
 
     What its chunks have committed stays, and the rest is for the next run.
     """
-    from framework.jobs.control import whoami
-
-    order(
-        app_name,
-        data,
-        name,
-        "cancel",
-        {"run": run_id},
-        lambda commands: commands.cancel(name, run_id, by=whoami()),
-    )
+    order(app_name, data, name, "cancel", {"run": run_id}, answer_s)
 
 
 def order(
-    app_name: str | None,
-    data: str | None,
-    name: str,
-    command: str,
-    arguments: Mapping[str, Any],
-    here: Callable[[Commands], Coroutine[Any, Any, Done]],
+    app_name: str | None, data: str | None, name: str, command: str, arguments: Mapping[str, Any], answer_s: float
 ) -> None:
-    """Have *command* done by the worker, or *here*, and say what was done."""
+    """Have *command* done by the worker, or here, and say what was done."""
     from framework.cli.directory import app_for_running, opened
 
     app = app_for_running(app_name, data)
     job = job_named(app, name)
     with opened(app) as directory:
-        shards = owned(app, 0.0)
-        if shards is None:
-            text = answered(directory, command, job, arguments).text
-        else:
-            with shards as jobs:
-                text = _done_here(directory, jobs, command, job, arguments, here)
-        click.echo(text, err=True)
+        click.echo(ordered(directory, command, job, arguments, answer_s), err=True)
 
 
-def _done_here(
-    directory: Directory,
-    jobs: Any,
-    command: str,
-    job: Job,
-    arguments: Mapping[str, Any],
-    here: Callable[[Commands], Coroutine[Any, Any, Done]],
-) -> str:
-    from framework.cli.foreground import in_foreground
-    from framework.jobs.control import Reply, note
+def ordered(directory: Directory, command: str, job: Job, arguments: Mapping[str, Any], answer_s: float) -> str:
+    """Have *command* done, by the worker or here; what was done."""
+    from framework.cli.foreground import in_foreground, owned_jobs
+    from framework.jobs.control import noted
 
     assert directory.app is not None
-
-    async def work(foreground: Foreground) -> Done:
-        return await here(foreground.commands)
-
-    done = in_foreground(directory.app, jobs, work)
-    note(directory.log, command, job.name, arguments, Reply(secrets.token_hex(8), ok=True, text=done.text))
-    return done.text
+    with owned_jobs(directory.app, MOMENT_S) as shards:
+        if shards is None:
+            return answered(directory, command, job, arguments, answer_s=answer_s).text
+        with noted(directory.log, command, job.name, arguments) as say:
+            done = in_foreground(directory.app, shards, lambda here: here.obey(command, job, arguments))
+            say(done)
+            return done.text
 
 
 def job_named(app: App, name: str) -> Job:
@@ -157,47 +149,19 @@ def job_named(app: App, name: str) -> Job:
     return known("job", name, app.jobs, f"in app {app.name!r}")
 
 
-def owned(app: App, wait_s: float) -> Any:
-    """The jobs as a context in which this process owns them; None if a worker does."""
-    from framework.cli.foreground import owned_jobs
-    from framework.state.errors import ShardBusy
-
-    entered = owned_jobs(app, wait_s)
-    try:
-        jobs = entered.__enter__()
-    except ShardBusy:
-        return None
-    return _Entered(entered, jobs)
-
-
-class _Entered:
-    """A context that has been entered already, to see whether it can be."""
-
-    def __init__(self, entered: Any, value: Any) -> None:
-        self._entered, self._value = entered, value
-
-    def __enter__(self) -> Any:
-        return self._value
-
-    def __exit__(self, *exc: object) -> Any:
-        return self._entered.__exit__(*exc)
-
-
 # With a worker.
 
 
-def answered(
-    directory: Directory, command: str, job: Job, arguments: Mapping[str, Any], *, timeout_s: float | None = None
-) -> Reply:
+def answered(directory: Directory, command: str, job: Job, arguments: Mapping[str, Any], *, answer_s: float) -> Reply:
     """Have the worker do *command*; its answer.
 
     Raises:
-        Refused: It does not.
+        Error: It refuses, or does not answer.
     """
-    from framework.jobs.control import ANSWER_S, send
+    from framework.jobs.control import send
     from framework.log.errors import Error
 
-    reply = send(directory.log, command, job.name, arguments, timeout_s=timeout_s or ANSWER_S)
+    reply = send(directory.log, command, job.name, arguments, answer_s=answer_s)
     if not reply.ok:
         error = Error(reply.text)
         error.exit_code = reply.exit
@@ -206,19 +170,14 @@ def answered(
 
 
 def sent(
-    directory: Directory,
-    command: str,
-    job: Job,
-    arguments: Mapping[str, Any],
-    *,
-    detach: bool,
-    timeout_s: float | None = None,
+    directory: Directory, command: str, job: Job, arguments: Mapping[str, Any], *, detach: bool, answer_s: float
 ) -> list[RunRow]:
-    """Have the worker begin runs, and unless *detach* watch them to their end."""
-    reply = answered(directory, command, job, arguments, timeout_s=timeout_s)
+    """Have the worker begin runs, and unless *detach* watch them to their end; the runs as they are then."""
+    reply = answered(directory, command, job, arguments, answer_s=answer_s)
     click.echo(f"{reply.text}, by the worker", err=True)
+    directory.view.expire()
     if detach:
-        return []
+        return stored_runs(directory, job.name, reply.runs)
     try:
         return watched(directory, job.name, reply.runs)
     except KeyboardInterrupt:
@@ -227,25 +186,46 @@ def sent(
 
 
 def watched(directory: Directory, job: str, runs: Sequence[str]) -> list[RunRow]:
-    """The rows of *runs* when they have ended, which another process does."""
-    from framework.cli.live import LiveLine
-    from framework.cli.progress import Watch, worth_saying
-    from framework.jobs.runs import RunRow
-    from framework.state import rows
+    """The rows of *runs* when they have ended, which a worker does.
 
-    wanted, line = set(runs), LiveLine(sys.stderr)
+    Raises:
+        Error: It has ended before they have.
+    """
+    from framework.cli.live import LiveLine
+    from framework.cli.progress import Watch, ended_text, is_worth_saying
+    from framework.log.errors import Error
+    from framework.log.locks import JOBS_LOCK
+
+    line, told = LiveLine(sys.stderr), set[str]()
     found: list[RunRow] = []
     watch = Watch(line, lambda: found)
     try:
         while True:
-            stored = [RunRow.load(value) for _, value in directory.view.job_rows(rows.run_prefix(job))]
-            found = [row for row in stored if row.id in wanted]
-            if len(found) == len(wanted) and not any(row.unfinished for row in found):
-                break
+            worker = directory.log.shared.holder(JOBS_LOCK)
+            if worker is None:
+                directory.view.expire()  # The last that it has done is to be seen.
+            found = stored_runs(directory, job, runs)
+            for row in found:
+                if not row.unfinished and row.id not in told:
+                    told.add(row.id)
+                    if is_worth_saying(row, len(runs)):
+                        line.print(ended_text(row))
+            left = [row.id for row in found if row.unfinished]
+            if not left:
+                return found
+            if worker is None:
+                raise Error(f"the worker has ended before run {left[0]}, which the next one goes on with")
             watch.show()
             time.sleep(POLL_S)
     finally:
         line.remove()
-    for row in worth_saying(found):
-        line.print(f"{row.id}: {row.state}, {row.records:,} records")
-    return sorted(found, key=lambda row: row.id)
+
+
+def stored_runs(directory: Directory, job: str, runs: Sequence[str]) -> list[RunRow]:
+    """Those of *runs* that are stored, in the order of their ids."""
+    from framework.jobs.runs import RunRow
+    from framework.state import rows
+
+    prefix, wanted = rows.run_prefix(job), {run.encode() for run in runs}
+    stored = directory.view.job_rows(prefix)
+    return [RunRow.load(value) for key, value in stored if key[len(prefix) :] in wanted]

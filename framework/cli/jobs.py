@@ -37,8 +37,8 @@ def ls(app_name: str | None, data: str | None, as_json: bool) -> None:
     """List the jobs of an app.
 
     JSON: {"job", "topic", "schedule", "state", "next", "due", "last_run", "last_state", "lag"}. State is active,
-    running or paused. Due means that a fire was missed, which a worker runs at once; next is then when that was. Lag is
-    how many records the next run has.
+    running or paused. Due means that a fire was missed, which a worker runs at once; next is then when that was, and
+    null while the job is paused. Lag is how many records the next run has.
     """
     from framework.cli.directory import app_for_running, opened
     from framework.cli.output import print_rows
@@ -57,8 +57,8 @@ def ls(app_name: str | None, data: str | None, as_json: bool) -> None:
 def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> None:
     """Show the job NAME: its schedule and the next times, how it is declared, where it is, and its last runs.
 
-    JSON: as `jobs ls`, and {"fires", "policies", "paused", "positions": [{"partition", "offset", "end"}], "runs"}; the
-    runs as `jobs runs`.
+    JSON: {"fires", "policies", "paused", "positions": [{"partition", "offset", "end"}], "runs"}, and what is in `jobs
+    ls`; the runs as in `jobs runs`.
     """
     from framework.cli.directory import app_for_running, known, opened
     from framework.cli.output import print_fields, print_json, print_rows
@@ -66,7 +66,7 @@ def show(name: str, app_name: str | None, data: str | None, as_json: bool) -> No
     app = app_for_running(app_name, data)
     job = known("job", name, app.jobs, f"in app {app.name!r}")
     with opened(app) as directory:
-        history = _history(directory, name)
+        history = history_of(directory, name)
         row = _job_row(directory, job)
         fires = [local(fire, job) for fire in job.schedule.upcoming(_now(directory), SHOWN_FIRES)]
         policies = {each: _said(getattr(job.policies, each)) for each in job.policies.__slots__}
@@ -113,7 +113,7 @@ def runs(
     from framework.log.errors import NotFound
 
     with reading(app_name, data) as directory:
-        history = _history(directory, name)
+        history = history_of(directory, name)
         if not history and not (directory.app and name in directory.app.jobs):
             raise NotFound(f"there is no job {name!r}: no app declares it, and no run of it is in {directory.path}")
         chosen = [row for row in history if backfill in (None, row.backfill)]
@@ -162,11 +162,17 @@ def local(when: datetime, job: Job) -> str:
     return when.astimezone(job.schedule.zone).isoformat(timespec="seconds")
 
 
-def _history(directory: Directory, name: str) -> list[RunRow]:
+def history_of(directory: Directory, name: str) -> list[RunRow]:
+    """The runs of the job *name*, the latest first. What nobody is at waits, whatever a killed worker has left."""
     from framework.jobs.runs import in_order
+    from framework.log.locks import JOBS_LOCK
     from framework.state import rows
 
-    return in_order(directory.view.job_rows(rows.run_prefix(name)))[::-1]
+    found = in_order(directory.view.job_rows(rows.run_prefix(name)))[::-1]
+    if directory.log.shared.holder(JOBS_LOCK) is None:
+        for row in found:
+            row.state = "waiting" if row.state == "running" else row.state
+    return found
 
 
 def _due_state(directory: Directory, name: str) -> DueState | None:
@@ -184,11 +190,12 @@ def _job_row(directory: Directory, job: Job) -> dict[str, Any]:
     from framework.cli.output import iso
 
     now, state = _now(directory), _due_state(directory, job.name)
-    history = _history(directory, job.name)
+    history = history_of(directory, job.name)
     last = next((row for row in history if not row.is_detached), None)
     missed = job.schedule.previous_at_or_before(now)
-    due = state is not None and state.paused is None and missed > state.last
-    said = "paused" if state and state.paused else "active"
+    paused = state is not None and state.paused is not None
+    due = state is not None and not paused and missed > state.last
+    said = "paused" if paused else "active"
     if any(row.state == "running" for row in history):
         said = "running"
     return {
@@ -196,7 +203,7 @@ def _job_row(directory: Directory, job: Job) -> dict[str, Any]:
         "topic": job.source.name,
         "schedule": str(job.schedule),
         "state": said,
-        "next": iso((missed if due else job.schedule.next_after(now)).timestamp()),
+        "next": None if paused else iso((missed if due else job.schedule.next_after(now)).timestamp()),
         "due": due,
         "last_run": last.id if last else None,
         "last_state": last.state if last else None,

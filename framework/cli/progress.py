@@ -44,12 +44,29 @@ class Watch:
             self._line.print(text)
 
 
-def worth_saying(runs: Sequence[RunRow]) -> list[RunRow]:
-    """Which of *runs*, all of which have ended, are said one by one."""
-    if len(runs) == 1:
-        return list(runs)
-    quiet = {"empty"} if len(runs) <= SAID_RUNS else {"empty", "succeeded"}
-    return [row for row in runs if row.state not in quiet]
+def is_worth_saying(row: RunRow, runs: int) -> bool:
+    """Whether *row*, which has ended and is one of so many *runs*, is said by itself."""
+    return runs == 1 or row.state not in (("empty",) if runs <= SAID_RUNS else ("empty", "succeeded"))
+
+
+class Looked:
+    """Shows how far a look through a topic has come."""
+
+    def __init__(self, line: LiveLine, topic: str) -> None:
+        """Nothing has been looked at yet."""
+        self._line, self._topic = line, topic
+        self._done, self._rate, self._said_at = 0, Rate(), time.monotonic()
+
+    def seen(self, size: int) -> None:
+        """So many bytes more."""
+        self._done, now = self._done + size, time.monotonic()
+        rate = self._rate.add(now, self._done)
+        text = f"looking through {self._topic}: {self._done / 1e6:,.0f} MB, {rate / 1e6:,.0f} MB/s"
+        if self._line.on:
+            self._line.show(text)
+        elif now - self._said_at >= LOG_S:
+            self._said_at = now
+            self._line.print(text)
 
 
 def progress_text(runs: Sequence[RunRow], rate: float) -> str:
@@ -65,16 +82,27 @@ def progress_text(runs: Sequence[RunRow], rate: float) -> str:
     share = done / size if size else 1.0
     filled = int(share * BAR)
     left = f"  {_seconds((size - done) / rate)} left" if rate > 0 and done < size else ""
-    counted = f"{done:,} of {size:,}"
-    return f"{_name(runs)} [{'#' * filled}{'-' * (BAR - filled)}] {share:4.0%}  {counted}  {rate:,.0f}/s{left}".replace(
-        "%  ", " %  "
-    )
+    bar = "#" * filled + "-" * (BAR - filled)
+    return f"{_name(runs)} [{bar}] {int(share * 100):3} %  {done:,} of {size:,}  {rate:,.0f}/s{left}"
+
+
+def ended_text(row: RunRow) -> str:
+    """One line about a run that has ended.
+
+    >>> from framework.jobs.runs import RunRow
+    >>> ended_text(RunRow("nightly-1", 0.0, "failed", [], records=3, started=5.0, ended=6.5, error="ValueError: no"))
+    'nightly-1: failed, 3 records in 1.5 s: ValueError: no'
+    """
+    seconds = max(0.0, row.ended - row.started) if row.started else 0.0
+    why = f": {row.error}" if row.error else ""
+    return f"{row.id}: {row.state}, {row.records:,} record{'s' * (row.records != 1)} in {seconds:.1f} s{why}"
 
 
 def _name(runs: Sequence[RunRow]) -> str:
     if len(runs) > 1:
         ended = sum(not row.unfinished for row in runs)
-        return f"{ended} of {len(runs)} runs"
+        failed = sum(not row.unfinished and row.state not in ("succeeded", "empty") for row in runs)
+        return f"{ended} of {len(runs)} runs{f', {failed} failed' if failed else ''}"
     [row] = runs
     state = {"waiting": ", waits for its next attempt", "planned": ", waits for its turn"}.get(row.state, "")
     attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
 from framework.jobs.job import Job
@@ -28,8 +28,11 @@ from framework.log.errors import UsageError
 from framework.log.header import Header
 
 MAX_PARTS = 10_000
+MIN_SPLIT = timedelta(seconds=1)
 Tables = Literal["scratch", "live"]
-Split = Literal["hour", "day", "week", "month"] | timedelta
+Unit = Literal["hour", "day", "week", "month"]
+Split = Unit | timedelta
+UNITS = get_args(Unit)
 Seen = Callable[[int], None]
 """Called with how many bytes of the log have been looked at."""
 
@@ -64,14 +67,34 @@ class Backfill:
     tables: Tables = "scratch"
     max_active: int = 1
 
-    def parts(self, zone: ZoneInfo) -> list[Part]:
-        """The stretches of time, without records yet.
+    def check(self) -> None:
+        """Refuse what no run could do.
 
         Raises:
-            UsageError: There are none, or too many.
+            UsageError: It says more at once than there can be, or no unit there is.
         """
+        if self.since.tzinfo is None or self.until.tzinfo is None:
+            raise UsageError(f"{self.since} and {self.until} do not both say of which time zone they are")
+        if isinstance(self.split, timedelta):
+            if self.split < MIN_SPLIT:
+                raise UsageError(f"--split is {self.split}, {MIN_SPLIT} is least")
+        elif self.split not in (None, *UNITS):
+            raise UsageError(f"--split {self.split!r} is none of {', '.join(UNITS)}, nor a time like 90m or 6h")
+        if self.tables not in get_args(Tables):
+            raise UsageError(f"--tables is {self.tables!r}, it must be one of {', '.join(get_args(Tables))}")
+        if self.max_active < 1:
+            raise UsageError(f"--max-active is {self.max_active}, it must be 1 or more")
+        if self.max_active > 1 and self.tables == "live":
+            raise UsageError("runs that write the live tables follow each other: --max-active 1 with --tables live")
         if self.since >= self.until:
             raise UsageError(f"--from {self.since.isoformat()} is not before --to {self.until.isoformat()}")
+
+    def parts(self, zone: ZoneInfo) -> list[Part]:
+        """The stretches of time, without records yet; of what `check` has passed.
+
+        Raises:
+            UsageError: There are too many.
+        """
         bounds = [self.since]
         while bounds[-1] < self.until:
             bounds.append(min(next_bound(bounds[-1], self.split, zone), self.until) if self.split else self.until)
@@ -105,6 +128,11 @@ class Survey:
         self._log, self._topic, self._parts, self._seen = log, topic, parts, seen
         self._bounds = [part.since_ms for part in parts]
         self._until_ms = parts[-1].until_ms
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have `run` end, from another thread; what it has found by then is of no use."""
+        self._stopped = True
 
     def run(self) -> None:
         """Look at every record that is there now."""
@@ -121,7 +149,7 @@ class Survey:
         end = partition.high_watermark
         reader = self._log.reader(partition, first_at(self._log.reader, partition, self._bounds[0]))
         try:
-            while reader.offset < end:
+            while reader.offset < end and not self._stopped:
                 fetched = reader.read()
                 yield from fetched.batches
                 self._seen(sum(header.size for header, _ in fetched.batches))
@@ -152,6 +180,16 @@ class Survey:
         if not self._bounds[0] <= stamp < self._until_ms:
             return None
         return bisect_right(self._bounds, stamp) - 1
+
+
+def total(parts: Sequence[Part]) -> str:
+    """What *parts* come to, in words."""
+    records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
+    empty = sum(not part.records for part in parts)
+    return (
+        f"{len(parts):,} run{'s' * (len(parts) != 1)} over {records:,} record{'s' * (records != 1)} of "
+        f"{size / 1e6:,.1f} MB{f', {empty:,} without any' if empty else ''}"
+    )
 
 
 def rows_of(

@@ -1,26 +1,24 @@
 """What people do with jobs: run, pause, resume, cancel, rewind, backfill. Here, and by the worker they are sent to.
 
-Each command returns what it has done in a sentence, and the runs that it began; what it refuses it raises as an error
-that says why and what to do instead.
+Each command returns what it has done in a sentence, and the runs that it planned; what it refuses it raises as an
+error that says why and what to do instead. A command that the disk refuses has changed nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from framework.errors import JobFailed
-from framework.jobs.backfill import Backfill, Part, Survey, backfill_id, rows_of
+from framework.jobs.backfill import Backfill, Seen, Survey, backfill_id, rows_of, total
 from framework.jobs.job import Job
 from framework.jobs.runs import RunRow, run_key
-from framework.jobs.scratch import scratch_name
+from framework.jobs.scratch import scratch_name, scratch_topics
 from framework.log.errors import Conflict, NotFound, UsageError
 from framework.state import rows
-from framework.state.errors import StateFailed
-from framework.state.store import Commit
+from framework.state.errors import StateBehind, StateFailed
 
 if TYPE_CHECKING:
     from framework.jobs.runner import JobRunner
@@ -43,6 +41,7 @@ class Commands:
     def __init__(self, runner: JobRunner) -> None:
         """They are done in the event loop in which the runner runs."""
         self._runner, self._app, self._store = runner, runner.app, runner.store
+        self._naming = asyncio.Lock()
 
     def job(self, name: str) -> Job:
         """The job *name*.
@@ -64,7 +63,7 @@ class Commands:
         if paused:
             return Done(f"job {name!r} has been paused since {paused['at']}, by {paused['by']}")
         self._runner.states.pause(job, by=by, why=why)
-        await self._store_state(job)
+        await self._store_state(job, before=None)
         return Done(f"job {name!r} is paused; its records stay for when it is resumed")
 
     async def resume(self, name: str) -> Done:
@@ -73,18 +72,25 @@ class Commands:
         state = self._runner.states.of(job)
         if state.paused is None:
             return Done(f"job {name!r} is not paused")
-        state.paused = None
-        await self._store_state(job)
+        before, state.paused = state.paused, None
+        await self._store_state(job, before=before)
         return Done(f"job {name!r} is resumed")
 
-    async def _store_state(self, job: Job) -> None:
-        await self._commit([self._runner.states.change(job)])
+    async def _store_state(self, job: Job, *, before: dict[str, str] | None) -> None:
+        try:
+            await self._runner.commit([self._runner.states.change(job)])
+        except StateFailed:
+            self._runner.states.of(job).paused = before
+            raise
         self._runner.changed(job).set()
 
     async def cancel(self, name: str, run: str | None, *, by: str) -> Done:
         """Stop the runs of the job that are at work or waiting, or just *run*.
 
         What their chunks have committed stays; the rest is for the next run, and the job goes on by its schedule.
+
+        Raises:
+            NotFound: Nothing is at work, or waits.
         """
         job = self.job(name)
         found = [row for row in self._unfinished(job) if run in (None, row.id)]
@@ -92,20 +98,44 @@ class Commands:
             raise NotFound(
                 f"job {name!r} has no run {run!r} that is not finished" if run else f"job {name!r} is not running"
             )
-        now, changes = self._runner.now().timestamp(), []
-        for row in found:
-            if row.id in self._runner.active:
-                self._runner.cancel(row, f"by {by}")
-            else:
-                row.state, row.ended, row.error = "cancelled", now, f"by {by}"
-                self._runner.waiting_rows.pop(row.id, None)
-                changes.append(row.change())
-        await self._commit(changes)
-        return Done(f"cancelled {', '.join(row.id for row in found[:3])}{' and more' * (len(found) > 3)}")
+        at_work = [row for row in found if row.id in self._runner.active]
+        for row in at_work:
+            self._runner.cancel(row, f"by {by}")
+        await self._forget([row for row in found if row not in at_work], by)
+        said = [
+            (at_work, "told to stop at the next record"),
+            ([row for row in found if row not in at_work], "cancelled"),
+        ]
+        return Done("; ".join(f"{how}: {_named(runs)}" for runs, how in said if runs))
+
+    async def _forget(self, waiting: list[RunRow], by: str) -> None:
+        """Let runs be cancelled that are not at work: first here, so that nobody begins them meanwhile."""
+        before = [(row, row.state, row.error) for row in waiting]
+        for row in waiting:
+            row.state, row.ended, row.error = "cancelled", self._runner.now().timestamp(), f"by {by}"
+            del self._runner.waiting_rows[row.id]
+        try:
+            await self._runner.commit([row.change() for row in waiting])
+        except StateFailed:
+            for row, state, error in before:
+                row.state, row.ended, row.error = state, 0.0, error
+                self._runner.waiting_rows[row.id] = row
+            raise
 
     def _unfinished(self, job: Job) -> list[RunRow]:
         there = [*self._runner.active.values(), *self._runner.waiting_rows.values()]
         return [row for row in there if row.job == job.name]
+
+    def _check_free(self, job: Job, what: str) -> None:
+        """Refuse to plan a run of *job*, or to move it, while another run counts on where it is."""
+        busy = [row.id for row in self._unfinished(job) if not row.is_detached]
+        if busy:
+            raise Conflict(f"run {busy[0]} of job {job.name!r} is not finished: wait for it, or cancel it, then {what}")
+        if self._runner.turn(job).locked():
+            raise Conflict(
+                f"a run of job {job.name!r} is just being planned, or a backfill writes its tables: wait for it, then "
+                f"{what}"
+            )
 
     async def plan_run(self, name: str) -> RunRow:
         """A run over what is there now, planned and not begun.
@@ -114,10 +144,11 @@ class Commands:
             Conflict: One is at work, or was interrupted.
         """
         job = self.job(name)
-        busy = [row.id for row in self._unfinished(job) if not row.is_detached]
-        if busy:
-            raise Conflict(f"run {busy[0]} of job {name!r} is not finished: wait for it, or cancel it")
-        return await self._runner.plan_now(job, self._runner.now())
+        self._check_free(job, "run it again")
+        async with self._runner.turn(job):
+            row = await self._runner.plan_now(job, self._runner.now())
+        self._runner.changed(job).set()
+        return row
 
     async def finish(self, row: RunRow) -> None:
         """Do what is left of *row*; when it fails, that is in the row."""
@@ -132,74 +163,80 @@ class Commands:
     # Going back.
 
     async def rewind(self, name: str, offsets: Mapping[int, int], *, empty: bool) -> Done:
-        """Have the job read on from *offsets* of its partitions, its tables as they are or *empty*.
+        """Have the job read on from *offsets* of its partitions, its tables as they are or *empty*; in one commit.
 
         Raises:
             Conflict: A run of it is not finished.
+            UsageError: There are no such partitions or offsets.
         """
         job = self.job(name)
-        busy = [row.id for row in self._unfinished(job) if not row.is_detached]
-        if busy:
-            raise Conflict(f"run {busy[0]} of job {name!r} is not finished: wait for it, or cancel it, then rewind")
         info = self._app.topic_info(job.source)
+        places = [(self._app.log.partition(info, number), offset) for number, offset in offsets.items()]
+        for part, offset in places:
+            if not part.log_start <= offset <= part.high_watermark:
+                raise UsageError(
+                    f"{part.name} has offsets {part.log_start} to {part.high_watermark}: job {name!r} cannot read on "
+                    f"from {offset}"
+                )
+        self._check_free(job, "rewind it")
         async with self._runner.turn(job):
-            if empty:
-                for table in [table for table, owner in self._store.owners.items() if owner == name]:
-                    await self._drop_table(table)
             changes: list[rows.Change] = []
-            for number, offset in offsets.items():
-                changes.append((rows.offset_key(name, info.id, number), rows.pack_u64(offset)))
-                part = self._app.log.partition(info, number)
+            if empty:
+                tables = [table for table, owner in self._store.owners.items() if owner == name]
+                changes += await asyncio.to_thread(lambda: [(key, None) for key in self._table_keys(tables)])
+            for part, offset in places:
+                changes.append((rows.offset_key(name, info.id, part.number), rows.pack_u64(offset)))
                 if (hold := self._app.log.shared.hold(part.slot)) is not None and hold > offset:
-                    part.set_hold(
-                        offset
-                    )  # Retention, in any process, may remove what was read; now it is wanted again.
-            await self._commit(changes)
+                    part.set_hold(offset)  # Retention, in any process, keeps from now on what is wanted again.
+            await self._runner.commit(changes)
             self._runner.moved(job)
         return Done(f"job {name!r} reads on from {', '.join(f'{n}@{at}' for n, at in sorted(offsets.items()))}")
 
-    async def _drop_table(self, table: str) -> None:
-        prefix = rows.all_table_prefix(table)
-        while True:
-            keys = [key for key, _ in self._store.database.scan(prefix)][:MAX_AT_ONCE]
-            if not keys:
-                return
-            await self._commit([(key, None) for key in keys])
+    def _table_keys(self, tables: Sequence[str]) -> Iterator[bytes]:
+        for table in tables:
+            for key, _ in self._store.database.scan(rows.all_table_prefix(table)):
+                yield key
 
     # Backfills.
 
-    def survey(self, name: str, wanted: Backfill, survey: type[Survey] = Survey) -> list[Part]:
-        """What a backfill would read; looks through the log, which takes a while."""
-        job = self.job(name)
-        info, parts = self._app.topic_info(job.source), wanted.parts(job.schedule.zone)
-        survey(self._app.log, info, parts).run()
-        return parts
+    async def plan_backfill(
+        self, name: str, wanted: Backfill, seen: Seen = lambda _: None
+    ) -> tuple[Done, list[RunRow]]:
+        """Look through the log, and write down the runs of a backfill, which are not begun.
 
-    async def plan_backfill(self, name: str, wanted: Backfill) -> list[RunRow]:
-        """Write down the runs of a backfill; they are begun by `finish_backfill`, and by the next worker if not.
+        *seen* is called in another thread.
 
         Raises:
             UsageError: It cannot be.
         """
         job = self.job(name)
-        if wanted.max_active < 1:
-            raise UsageError(f"--max-active is {wanted.max_active}, it must be 1 or more")
-        if wanted.max_active > 1 and wanted.tables == "live":
-            raise UsageError("runs that write the live tables follow each other: --max-active 1 with --tables live")
-        parts = await asyncio.to_thread(self.survey, name, wanted)
-        taken = {row.backfill for row in self._runner.history(job)}
+        wanted.check()
+        info, parts = self._app.topic_info(job.source), wanted.parts(job.schedule.zone)
+        await _look(Survey(self._app.log, info, parts, seen))
+        async with self._naming:
+            planned = rows_of(job, info, parts, wanted, self._free_id(), self._runner.now())
+            await self._runner.commit([row.change() for row in planned])
+        self._runner.waiting_rows |= {row.id: row for row in planned if row.unfinished}
+        self._runner.backfills_wanted(job).set()
+        text = f"backfill {planned[0].backfill} is begun: {total(parts)}"
+        return Done(text, [row.id for row in planned]), planned
+
+    def _free_id(self) -> str:
+        """What a backfill that begins now is called: of all jobs, because they may send to the same topics."""
+        taken = {row.backfill for job in self._app.jobs.values() for row in self._runner.history(job)}
         called = first = backfill_id(self._runner.now())
         again = 1
         while called in taken:
             again += 1
             called = f"{first}-{again}"
-        planned = rows_of(job, self._app.topic_info(job.source), parts, wanted, called, self._runner.now())
-        await self._commit([row.change() for row in planned])
-        self._runner.waiting_rows |= {row.id: row for row in planned if row.unfinished}
-        return planned
+        return called
 
     async def finish_backfill(self, planned: Sequence[RunRow]) -> None:
-        """Run what is left of *planned*, as many at once as it says; what fails is in its row, and others go on."""
+        """Run what is left of *planned*, as many at once as it says; what fails is in its row, and others go on.
+
+        Raises:
+            StateFailed, StateBehind: The disk takes no commits.
+        """
         left = [row for row in planned if row.unfinished]
         if not left:
             return
@@ -208,14 +245,13 @@ class Commands:
         async def one(row: RunRow) -> None:
             async with slots:
                 if row.id in self._runner.waiting_rows:  # And was not cancelled meanwhile.
-                    with suppress(JobFailed):
-                        await self.finish(row)
+                    await self.finish(row)
 
         try:
             async with asyncio.TaskGroup() as group:
                 for row in left:
                     group.create_task(one(row))
-        except* StateFailed as failures:
+        except* (StateFailed, StateBehind) as failures:
             raise failures.exceptions[0] from None
 
     async def finish_backfills(self, job: Job) -> None:
@@ -227,42 +263,57 @@ class Commands:
             first = min(row.backfill for row in left)
             its = sorted((row for row in left if row.backfill == first), key=lambda row: row.id)
             for row in its:
-                self._runner.note_crash(row)
+                await self._runner.give_up_if_deadly(job, row)
             await self.finish_backfill(its)
 
     async def drop_backfill(self, name: str, backfill: str) -> Done:
-        """Remove the runs of a backfill that is finished, and its scratch tables.
+        """Remove the runs of a backfill that is finished, and its scratch tables. Interrupted, it can be done again.
 
         Raises:
             NotFound, Conflict: There is none, or it is at work.
         """
         job = self.job(name)
-        its = [row for row in self._runner.history(job) if row.backfill == backfill]
+        its = [row for row in self._runner.history(job) if backfill and row.backfill == backfill]
         if not its:
             raise NotFound(f"job {name!r} has no backfill {backfill!r}")
-        if any(row.id in self._runner.active or row.id in self._runner.waiting_rows for row in its):
+        if any(row.unfinished for row in its):
             raise Conflict(f"backfill {backfill} of job {name!r} is not finished: wait for it, or cancel it")
         owner = scratch_name(name, backfill)
         tables = [table for table, writer in self._store.owners.items() if writer == owner]
+        while keys := list(islice(self._table_keys(tables), MAX_AT_ONCE)):
+            await self._runner.commit([(key, None) for key in keys])
+        # The runs go last: as long as one is there, it can be done again.
+        left = [key for prefix in rows.task_rows(owner) for key, _ in self._store.database.scan(prefix)]
+        left += [rows.sender_key(owner), *map(rows.owner_key, tables), *(run_key(name, row.id) for row in its)]
+        await self._runner.commit([(key, None) for key in left])
+        self._store.senders.discard(owner)
         for table in tables:
-            await self._drop_table(table)
-            await self._commit([(rows.owner_key(table), None)])
             del self._store.owners[table]
-        await self._commit([(run_key(name, row.id), None) for row in its])
-        return Done(f"removed {len(its)} runs and {len(tables)} scratch tables of backfill {backfill}")
-
-    async def _commit(self, changes: list[rows.Change]) -> None:
-        if changes:
-            await asyncio.to_thread(self._store.commit, Commit(changes))
+        return Done(f"removed {dropped_text(its, tables)}{topics_text(self._app.log.topics(), backfill)}")
 
 
-def argument(arguments: Mapping[str, Any], name: str, kind: type) -> Any:
-    """The argument *name* of a command, which is of that *kind*.
+async def _look(survey: Survey) -> None:
+    """Run *survey* in a thread, which ends soon if nobody waits for it any more."""
+    try:
+        await asyncio.to_thread(survey.run)
+    finally:
+        survey.stop()
 
-    Raises:
-        UsageError: It is not.
-    """
-    value = arguments.get(name)
-    if not isinstance(value, kind):
-        raise UsageError(f"the command has {name}={value!r}, it must be a {kind.__name__}")
-    return value
+
+def _named(runs: Sequence[RunRow]) -> str:
+    return f"{', '.join(row.id for row in runs[:3])}{' and more' * (len(runs) > 3)}"
+
+
+def dropped_text(runs: Sequence[RunRow], tables: Sequence[str]) -> str:
+    """What is removed with a backfill, in words."""
+    named = f" ({', '.join(sorted(tables))})" if tables else ""
+    return (
+        f"{len(runs)} run{'s' * (len(runs) != 1)} and {len(tables)} scratch table{'s' * (len(tables) != 1)}{named} of "
+        f"backfill {runs[0].backfill}"
+    )
+
+
+def topics_text(topics: Mapping[str, object], backfill: str) -> str:
+    """Which topics stay that a backfill has sent to, in words."""
+    found = scratch_topics(topics, backfill)
+    return f"; remove topic {', '.join(found)} with `framework topics delete`" if found else ""

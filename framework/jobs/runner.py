@@ -54,8 +54,8 @@ class JobRunner:
         self._agents_busy = agents_busy
         self._attempts: dict[str, Attempt] = {}
         self._pauses: dict[str, Waker] = {}
-        self._stops: dict[str, RunStopped] = {}
-        """Of runs that are at work and to be cancelled before their next attempt."""
+        self._cancelled: dict[str, str] = {}
+        """Why runs are cancelled that are at work."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._backfills: dict[str, asyncio.Event] = {}
@@ -76,7 +76,12 @@ class JobRunner:
         """Know which runs of *job* are not finished, as it is stored."""
         if again or job.name not in self._met:
             self._met.add(job.name)
-            self.waiting_rows |= {row.id: row for row in self.stored.of(job.name) if row.unfinished}
+            left = [row for row in self.stored.of(job.name) if row.unfinished]
+            if again:  # The disk has ended its attempt, and the worker lives: that is no crash.
+                for row in left:
+                    row.state = "waiting" if row.state == "running" else row.state
+            # Not what is at work: another loop of the job may be, while this one comes back from an outage.
+            self.waiting_rows |= {row.id: row for row in left if row.id not in self.active}
 
     # Asking.
 
@@ -88,6 +93,11 @@ class JobRunner:
     def running(self) -> set[str]:
         """The ids of the runs that are at work."""
         return set(self.active)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no run is at work, planned, or interrupted; one may be due."""
+        return not (self.active or self.waiting_rows or self._planning)
 
     def positions(self) -> Iterator[tuple[Partition, int]]:
         """Up to where the jobs have read each partition of their topics, and what unfinished runs still need."""
@@ -120,12 +130,13 @@ class JobRunner:
 
     # What happens to it.
 
-    def reopen(self, thing: Job | Timer) -> None:
+    def reopen(self, thing: Job | Timer | None) -> None:
         """Open the store anew after a failure, and know what of *thing* it holds."""
         with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
             if self.store.failure is not None:  # Or another job has done it.
                 self.store.reopen()
-        self.states.forget(thing)
+        if thing is not None:
+            self.states.forget(thing)
         if isinstance(thing, Job):
             self.meet(thing, again=True)
 
@@ -191,21 +202,23 @@ class JobRunner:
         self.meet(job)
         rows_left = [row for row in self.waiting_rows.values() if row.job == job.name and not row.is_detached]
         for row in sorted(rows_left, key=lambda row: row.planned):
-            if self.note_crash(row):
-                await self._give_up(job, row, "abandoned", f"it has ended {row.crashes} workers in a row")
+            if await self.give_up_if_deadly(job, row):
                 continue
             logger.info("%s is resumed behind chunk %d", row.id, row.chunk)
             async with self.turn(job):
                 await self.finish(job, row)
         return rows_left
 
-    def note_crash(self, row: RunRow) -> bool:
+    async def give_up_if_deadly(self, job: Job, row: RunRow) -> bool:
         """Whether too many workers in a row have died of *row*, of which the last one said nothing at its end."""
         if row.chunk != row.begun_chunk:
             row.crashes = 0
         elif row.state == "running":
             row.crashes += 1
-        return row.crashes > MAX_CRASHES
+        if row.crashes <= MAX_CRASHES:
+            return False
+        await self._give_up(job, row, "abandoned", f"it has ended {row.crashes} workers in a row")
+        return True
 
     async def finish(self, job: Job, row: RunRow) -> None:
         """Attempt *row* until it has succeeded or is given up."""
@@ -213,10 +226,13 @@ class JobRunner:
         self.active[row.id] = row
         try:
             while row.unfinished:
-                await self._attempt(job, row)
+                if row.id in self._cancelled:
+                    await self._give_up(job, row, "cancelled", self._cancelled[row.id])
+                else:
+                    await self._attempt(job, row)
         finally:
             del self.active[row.id]
-            self._stops.pop(row.id, None)
+            self._cancelled.pop(row.id, None)
             self._positions.moved(job)
             if row.unfinished:  # Its worker is stopped, or the disk takes no commits.
                 self.waiting_rows[row.id] = row
@@ -245,12 +261,12 @@ class JobRunner:
         await self.commit(self._trimmed(job, row))
 
     async def _call(self, job: Job, row: RunRow) -> None:
+        if row.id in self._cancelled:  # While it was written down that it is begun.
+            raise RunStopped(f"run {row.id} is cancelled: {self._cancelled[row.id]}")
         if job.policies.executor == "process":
             attempt: Attempt = ProcessAttempt(self.app, self.store, job, row)
         else:
             attempt = Attempt(self.app, self.store, job, row, pace=Pace(self._agents_busy))
-        if row.id in self._stops:
-            raise self._stops[row.id]
         self._attempts[row.id] = attempt
         limit, timer = job.policies.timeout, timer_of(self.app.clock)
         error = TimedOut(f"run {row.id}: attempt {row.attempt} has taken longer than {limit}")
@@ -269,7 +285,7 @@ class JobRunner:
     async def _failed(self, job: Job, row: RunRow, error: Exception) -> None:
         row.error = str(error) if isinstance(error, RaisedElsewhere) else describe(error)
         if isinstance(error, RunStopped) and not isinstance(error, TimedOut):
-            await self._give_up(job, row, "cancelled", row.error)
+            await self._give_up(job, row, "cancelled", self._cancelled.get(row.id, row.error))
             return
         row.failures += 1
         trace = error.trace if isinstance(error, RaisedElsewhere) else "".join(traceback.format_exception(error))
@@ -282,19 +298,17 @@ class JobRunner:
         logger.warning("%s: attempt %d failed, %s; again in %g s", row.id, row.attempt, row.error, wait_s)
         row.state = "waiting"
         await self.commit([row.change()])
-        if row.id in self._stops:
-            return  # The next attempt will say it.
+        if row.id in self._cancelled:
+            return
         self._pauses[row.id] = waker = Waker(timer_of(self.app.clock))
         try:
             await waker.pause(wait_s)
         finally:
             del self._pauses[row.id]
-        if row.state == "cancelled":
-            await self.commit([row.change()])
 
     async def _give_up(self, job: Job, row: RunRow, state: str, why: str) -> None:
         """There are no more attempts."""
-        row.state, row.error, row.ended = state, row.error or why, self.now().timestamp()
+        row.state, row.error, row.ended = state, why, self.now().timestamp()
         changes: list[rows.Change] = []
         failed = state in FAILURES and not row.is_detached
         if failed and (job.policies.on_failure == "pause" or state == "abandoned"):
@@ -313,15 +327,11 @@ class JobRunner:
 
     def cancel(self, row: RunRow, why: str) -> None:
         """Have a run that is at work stop at its next record, or not begin again."""
-        attempt, waker = self._attempts.get(row.id), self._pauses.get(row.id)
-        stopped = RunStopped(f"run {row.id} is cancelled: {why}")
-        if attempt is not None:
-            attempt.stop(stopped)
-        elif waker is not None:
-            row.state, row.ended, row.error = "cancelled", self.now().timestamp(), str(stopped)
+        self._cancelled[row.id] = why
+        if (attempt := self._attempts.get(row.id)) is not None:
+            attempt.stop(RunStopped(f"run {row.id} is cancelled: {why}"))
+        elif (waker := self._pauses.get(row.id)) is not None:
             waker.set()
-        elif row.id in self.active and row.unfinished:
-            self._stops[row.id] = stopped
 
     async def commit(self, changes: list[rows.Change]) -> None:
         """Make *changes* true, in a thread."""

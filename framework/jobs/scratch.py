@@ -6,7 +6,7 @@ other agents and jobs own it reads as it is. So the live ones, and whoever reads
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from framework.effects import Effects
@@ -40,6 +40,11 @@ def scratch_name(name: str, backfill: str) -> str:
 def scratch_topic(name: str, backfill: str) -> str:
     """The topic that gets what a scratch backfill sends to topic *name*."""
     return f"{name}.backfill-{backfill}"
+
+
+def scratch_topics(topics: Iterable[str], backfill: str) -> list[str]:
+    """Those of *topics* that a scratch backfill has sent to."""
+    return sorted(topic for topic in topics if topic.endswith(scratch_topic("", backfill)))
 
 
 def _scratch_tables(store: Store, job: str, backfill: str) -> Callable[[Table[Any, Any]], str]:

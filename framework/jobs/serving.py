@@ -13,7 +13,7 @@ from typing import Any
 from framework.alongside import alongside
 from framework.full_disk import Outage
 from framework.jobs.commands import Commands
-from framework.jobs.control import Control
+from framework.jobs.control import CONTROL, Control
 from framework.jobs.fires import Busy, Fire, due_fire, next_fire
 from framework.jobs.job import Job
 from framework.jobs.planning import Wanted
@@ -42,15 +42,18 @@ class Serving:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._runner.alarm.run())
-            group.create_task(Control(self._runner, self._commands).run())
+            control = Control(self._runner, self._commands, well=partial(self._is_well, CONTROL))
+            group.create_task(self._through_outages(control, control.run))
             for job in self._app.jobs.values():
                 group.create_task(self._through_outages(job, partial(self.serve, job)), name=f"job {job.name}")
                 group.create_task(self._through_outages(job, partial(self._serve_backfills, job)))
             for timer in self._app.timers.values():
-                serve = partial(self._runner.timers.serve, timer, partial(self._disk_is_well, timer))
+                serve = partial(self._runner.timers.serve, timer, partial(self._is_well, timer.name))
                 group.create_task(self._through_outages(timer, serve), name=f"timer {timer.name}")
 
-    async def _through_outages(self, thing: Job | Timer, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _through_outages(
+        self, thing: Job | Timer | Control, serve: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         """*serve* the *thing*, again after times at which the disk takes no commits."""
         while True:
             try:
@@ -59,10 +62,12 @@ class Serving:
                 # A run goes on behind its last chunk, when the disk takes commits again.
                 outage = self._outages.setdefault(thing.name, Outage(self._runner.store, asyncio.Event()))
                 await outage.wait(error)
-                await asyncio.to_thread(self._runner.reopen, thing)
+                known = None if isinstance(thing, Control) else thing
+                await asyncio.to_thread(self._runner.reopen, known)
 
-    def _disk_is_well(self, thing: Job | Timer) -> None:
-        if outage := self._outages.pop(thing.name, None):
+    def _is_well(self, name: str) -> None:
+        """The disk takes what is served by *name*."""
+        if outage := self._outages.pop(name, None):
             outage.over()
 
     async def serve(self, job: Job) -> None:
@@ -109,14 +114,14 @@ class Serving:
         """Run the backfills of *job*, one after the other; until cancelled."""
         while True:
             await self._commands.finish_backfills(job)
-            self._disk_is_well(job)
+            self._is_well(job.name)
             wanted = self._runner.backfills_wanted(job)
             await wanted.wait()
             wanted.clear()
 
     async def _wait(self, job: Job) -> None:
         """Return when *job* may be due, or has been changed."""
-        self._disk_is_well(job)
+        self._is_well(job.name)
         changed = self._runner.changed(job)
         if self._runner.states.of(job).paused:
             await changed.wait()
@@ -144,7 +149,8 @@ class Serving:
     async def _run_due(self, job: Job, fire: Fire) -> RunRow | None:
         """Run *job* for *fire*, behind a run that somebody else wanted.
 
-        Returns None if the job has been paused meanwhile; or has been run for that time, before its clock was set back.
+        Returns None if somebody has planned another one meanwhile, which goes first; if the job has been paused; or if
+        it has been run for that time, before its clock was set back.
         """
         runner = self._runner
         if job.policies.overlap == "cancel":
@@ -153,6 +159,8 @@ class Serving:
                     runner.cancel(row, "its next run is due")
         async with runner.turn(job):
             if runner.states.of(job).paused:
+                return None
+            if any(row.job == job.name and not row.is_detached for row in runner.waiting_rows.values()):
                 return None
             runner.states.of(job).fired(fire.nominal)
             if runner.stored.was_due(job.name, fire.nominal):

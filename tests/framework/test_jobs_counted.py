@@ -50,7 +50,7 @@ async def test_a_run_counts_its_records_however_they_are_read(shop: Shop, way: s
             runner = JobRunner(app, shards.of_jobs())
             row = await runner.run(read, BEGIN)
             commands = Commands(runner)
-            planned = await commands.plan_backfill("read", Backfill(BEGIN, BEGIN + 3 * MINUTE, MINUTE))
+            _, planned = await commands.plan_backfill("read", Backfill(BEGIN, BEGIN + 3 * MINUTE, MINUTE))
             await commands.finish_backfill(planned)
         finally:
             shards.close()

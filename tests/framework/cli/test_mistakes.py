@@ -117,7 +117,7 @@ DECLARED_WRONG = {
     ),
     "two agents of one name": Mistake(
         "worker",
-        "app.py:8: there are two agents or jobs named 'work': give one of them another name",
+        "app.py:8: there are two agents, jobs or timers named 'work': give one of them another name",
         2,
         APP + AGENT,
     ),
@@ -150,7 +150,7 @@ DECLARED_WRONG = {
     ),
     "an app without agents": Mistake(
         "worker",
-        "app 'a' declares no agents and no jobs: there is nothing to run",
+        "app 'a' declares no agents, jobs or timers: there is nothing to run",
         2,
         HEAD + "app = App('a')\n",
     ),
