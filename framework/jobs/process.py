@@ -18,7 +18,7 @@ from itertools import islice
 
 import orjson
 
-from framework.errors import RaisedElsewhere, RunStopped, StaleTask
+from framework.errors import RaisedElsewhere, RunStopped
 from framework.jobs.attempt import Attempt
 from framework.jobs.runs import RunRow, run_key
 from framework.jobs.wire import Field, Sent, Wire, text, unpack_sent
@@ -118,9 +118,7 @@ class ProcessAttempt(Attempt):
     def _commit_theirs(self, changes: dict[bytes, bytes | None], sent: Sent) -> None:
         """Make true what the process has done in a chunk, unless the run is somebody else's by now."""
         topics = {name: self._app.log.topic(name) for name, _ in sent}
-        with self._store.lock:
-            if self._effects.views.closed:
-                raise StaleTask(f"run {self._row.id} was stopped; what it had not committed runs again")
+        with self.committing():
             commit = Commit(list(changes.items()))
             self._store.send(commit, {(topics[name], number): records for (name, number), records in sent.items()})
             self._store.commit(commit)

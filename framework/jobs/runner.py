@@ -15,7 +15,7 @@ from framework.dead_letter import TRACEBACK_BYTES, describe
 from framework.errors import JobFailed, RaisedElsewhere, RunStopped, TimedOut
 from framework.jobs.alarm import Alarm
 from framework.jobs.attempt import Attempt
-from framework.jobs.due import DueStates
+from framework.jobs.due import DueStates, Scheduled
 from framework.jobs.fires import next_fire
 from framework.jobs.job import Job
 from framework.jobs.pace import Pace
@@ -74,7 +74,12 @@ class JobRunner:
         """Know which runs of *job* are not finished, as it is stored."""
         if again or job.name not in self._met:
             self._met.add(job.name)
-            self.waiting_rows |= {row.id: row for row in self.stored.of(job.name) if row.unfinished}
+            known = {row.id for row in self.waiting_rows.values() if row.job == job.name}
+            there = [row for row in self.stored.of(job.name) if row.unfinished and row.id not in self.active]
+            # In this order: what is known already may have been finished by the commit that failed.
+            for name in known:
+                del self.waiting_rows[name]
+            self.waiting_rows |= {row.id: row for row in there}
 
     # Asking.
 
@@ -117,14 +122,17 @@ class JobRunner:
 
     # What happens to it.
 
-    def reopen(self, job: Job | None) -> None:
-        """Open the store anew after a failure, and know what of *job* it holds."""
+    async def reopen(self, thing: Scheduled) -> None:
+        """Open the store anew after a failure, and know what of *thing* it holds."""
+        await asyncio.to_thread(self._reopen)
+        self.states.forget(thing)
+        if isinstance(thing, Job):
+            self.meet(thing, again=True)
+
+    def _reopen(self) -> None:
         with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
             if self.store.failure is not None:  # Or another job has done it.
                 self.store.reopen()
-        if job is not None:
-            self.states.forget(job)
-            self.meet(job, again=True)
 
     def kill(self) -> None:
         """As if the process had been killed at this moment: nothing more is committed."""
@@ -217,17 +225,14 @@ class JobRunner:
         logger.info("%s: attempt %d, %d of %d offsets to read", row.id, row.attempt, row.size - row.done, row.size)
         try:
             await self._call(job, row)
-        except asyncio.CancelledError:
-            if not self._killed:
-                row.state = "waiting"
-                with suppress(StateFailed):
-                    self.store.commit(Commit([row.change()]))
-            raise
         except (StateFailed, StateBehind):
             raise  # Not the handler's fault; the run goes on when the disk does, or with the next worker.
         except Exception as error:  # the one place where a job's errors are supervised
-            await self._failed(job, row, error)
-        else:
+            if row.unfinished:
+                await self._failed(job, row, error)
+                return
+            logger.info("%s had succeeded when it was stopped: %s", row.id, error)
+        if not row.unfinished:
             await self.commit(self.stored.trimmed(job.name, job.policies.history, self.now()))
 
     async def _call(self, job: Job, row: RunRow) -> None:
@@ -240,15 +245,24 @@ class JobRunner:
         error = TimedOut(f"run {row.id}: attempt {row.attempt} has taken longer than {limit}")
         call = limit and timer.call_at(after(timer.time(), limit.total_seconds()), lambda: attempt.stop(error))
         try:
-            await attempt.run()
+            try:
+                await attempt.run()
+            finally:
+                if call:
+                    call.cancel()
+                del self._attempts[row.id]
+                await asyncio.to_thread(attempt.revoke)
         except asyncio.CancelledError:
-            attempt.revoke()
+            attempt.revoke()  # From here on the row is as it is stored, unless a commit has failed.
+            if row.unfinished and attempt.failure is None and not self._killed:
+                row.state = "waiting"
+                with suppress(StateFailed):
+                    self.store.commit(Commit([row.change()]))
             raise
-        finally:
-            if call:
-                call.cancel()
-            del self._attempts[row.id]
-            await asyncio.to_thread(attempt.revoke)
+        except Exception:
+            if isinstance(attempt.failure, StateFailed | StateBehind):
+                raise attempt.failure from None  # Whatever the handler has made of it.
+            raise
 
     async def _failed(self, job: Job, row: RunRow, error: Exception) -> None:
         row.error = str(error) if isinstance(error, RaisedElsewhere) else describe(error)

@@ -57,7 +57,7 @@ class Serving:
                 # A run goes on behind its last chunk, when the disk takes commits again.
                 outage = self._outages.setdefault(thing.name, Outage(self._runner.store, asyncio.Event()))
                 await outage.wait(error)
-                await asyncio.to_thread(self._runner.reopen, thing if isinstance(thing, Job) else None)
+                await self._runner.reopen(thing)
 
     async def serve(self, job: Job) -> None:
         """Finish what was interrupted, then run *job* whenever it is due, or somebody wants it; until cancelled.

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from framework import App, Batch, Retry
+from framework import App, Batch, Retry, Table
 from framework.alongside import alongside
 from framework.clock import START, ManualClock
 from framework.jobs.runner import JobRunner
@@ -45,7 +45,7 @@ class Site:
         self.on_chunk: Callable[[str], None] = lambda job: None
         self.names, self._chunk = jobs, chunk
         self.sums = {name: self.app.table(f"{name}-sums", int) for name in jobs}
-        self.lists = {name: self.app.table(f"{name}-lists", list) for name in jobs}
+        self.lists: dict[str, Table[list[int]]] = {name: self.app.table(f"{name}-lists", list) for name in jobs}
         self.jobs = [self._declare(name) for name in jobs]
 
     def _declare(self, name: str) -> Any:
@@ -182,9 +182,15 @@ class Site:
 
     def _wrong_outside(self, done: list[Any]) -> str | None:
         """What was done again after a kill was the same chunk, by number and by what is in it."""
+        states = {row.id: row.state for job in self.jobs for row in self.runner.history(job)}
         known = {(note["run"], note["chunk"]): note for note in done}
         for note in self.outside():
-            if note["job"] in self.names and known.get((note["run"], note["chunk"])) != note:
+            if note["job"] not in self.names:
+                continue
+            now = known.get((note["run"], note["chunk"]))
+            if note["run"] not in states or (now is None and states[note["run"]] != "cancelled"):
+                return f"chunk {note['chunk']} of {note['run']} was begun, and nobody knows of it"
+            if known.setdefault((note["run"], note["chunk"]), note) != note:
                 return f"chunk {note['chunk']} of {note['run']} was another one before"
         return None
 
