@@ -292,7 +292,7 @@ class Worker:
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
             and not self.committing
-            and not (self.jobs is not None and self.jobs.running)
+            and not (self.jobs is not None and (self.jobs.running or self.jobs.held_up))
         )
 
     @property

@@ -78,7 +78,11 @@ class Commands:
         return Done(f"job {name!r} is resumed")
 
     async def _store_state(self, job: Job) -> None:
-        await self._commit([self._runner.states.change(job)])
+        try:
+            await self._commit([self._runner.states.change(job)])
+        except StateFailed:
+            self._runner.states.forget(job)
+            raise
         self._runner.changed(job).set()
 
     async def cancel(self, name: str, run: str | None, *, by: str) -> Done:

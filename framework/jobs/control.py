@@ -30,6 +30,7 @@ from framework.jobs.commands import Commands, Done, argument
 from framework.log import Log, Partition, TopicInfo, TopicSettings
 from framework.log.errors import Error, TopicExists, UnknownTopic, UsageError
 from framework.state import rows
+from framework.state.errors import StateFailed
 from framework.state.store import Commit
 
 if TYPE_CHECKING:
@@ -153,9 +154,16 @@ class Control:
         }
 
     async def run(self) -> None:
-        """Do what comes, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            await self._follow(group)
+        """Do what comes, until cancelled.
+
+        Raises:
+            StateFailed: The disk takes no commits.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._follow(group)
+        except* StateFailed as failures:
+            raise failures.exceptions[0] from None
 
     async def _follow(self, group: asyncio.TaskGroup) -> None:
         info = topic_of(self._log, CONTROL)

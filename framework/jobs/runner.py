@@ -63,6 +63,8 @@ class JobRunner:
         """Set when something was appended to the log."""
         self._met: set[str] = set()
         self._planning: set[str] = set()
+        self.held_up: set[str] = set()
+        """The jobs and timers that wait for the disk to take commits again."""
 
     def settle(self) -> None:
         """Know what all jobs and timers have come to, before any of them is served."""
@@ -104,7 +106,9 @@ class JobRunner:
         due = [job.name for job in self.app.jobs.values() if self.states.of(job).paused is None]
         due = [name for name in due if self.next_look(self.app.jobs[name]) <= now]
         rows_left = [*self.active.values(), *self.waiting_rows.values()]
-        return sorted({*self._planning, *(row.job for row in rows_left), *due, *self.timers.unfinished()})
+        return sorted(
+            {*self._planning, *self.held_up, *(row.job for row in rows_left), *due, *self.timers.unfinished()}
+        )
 
     @property
     def pause_until(self) -> float | None:
@@ -122,15 +126,20 @@ class JobRunner:
 
     # What happens to it.
 
-    async def reopen(self, thing: Scheduled) -> None:
-        """Open the store anew after a failure, and know what of *thing* it holds."""
+    async def reopen(self, thing: Scheduled | None) -> None:
+        """Open the store anew after a failure, and know what of *thing* it holds.
+
+        Raises:
+            StateFailed: The disk still takes no commits; or not what the last one sends, which is written.
+        """
         await asyncio.to_thread(self._reopen)
-        self.states.forget(thing)
+        if thing is not None:
+            self.states.forget(thing)
         if isinstance(thing, Job):
             self.meet(thing, again=True)
 
     def _reopen(self) -> None:
-        with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
+        with self.store.lock:
             if self.store.failure is not None:  # Or another job has done it.
                 self.store.reopen()
 

@@ -40,7 +40,7 @@ class Serving:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._runner.alarm.run())
-            group.create_task(Control(self._runner, self._commands).run())
+            group.create_task(self._through_outages(None, Control(self._runner, self._commands).run))
             for job in self._app.jobs.values():
                 group.create_task(self._through_outages(job, partial(self.serve, job)), name=f"job {job.name}")
                 group.create_task(self._through_outages(job, partial(self._serve_backfills, job)))
@@ -48,16 +48,31 @@ class Serving:
                 serve = partial(self._runner.timers.serve, timer)
                 group.create_task(self._through_outages(timer, serve), name=f"timer {timer.name}")
 
-    async def _through_outages(self, thing: Job | Timer, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """*serve* the *thing*, again after times at which the disk takes no commits."""
+    async def _through_outages(self, thing: Job | Timer | None, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """*serve* the *thing*, or the commands, again after times at which the disk takes no commits."""
+        name = "" if thing is None else thing.name
         while True:
             try:
                 await serve()
             except StateFailed as error:
                 # A run goes on behind its last chunk, when the disk takes commits again.
-                outage = self._outages.setdefault(thing.name, Outage(self._runner.store, asyncio.Event()))
-                await outage.wait(error)
+                self._runner.held_up.add(name)
+                try:
+                    await self._wait_out(name, thing, error)
+                finally:
+                    self._runner.held_up.discard(name)
+
+    async def _wait_out(self, name: str, thing: Job | Timer | None, error: StateFailed) -> None:
+        """Return when the store is open again, and has sent what its last commit sends."""
+        outage = self._outages.setdefault(name, Outage(self._runner.store, asyncio.Event()))
+        while True:
+            await outage.wait(error)
+            try:
                 await self._runner.reopen(thing)
+            except StateFailed as again:
+                error = again
+            else:
+                return
 
     async def serve(self, job: Job) -> None:
         """Finish what was interrupted, then run *job* whenever it is due, or somebody wants it; until cancelled.

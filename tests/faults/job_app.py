@@ -19,12 +19,14 @@ from typing import Any
 from framework import App, Batch, Retry, Table
 from framework.alongside import alongside
 from framework.clock import START, ManualClock
+from framework.jobs.control import CONTROL, REPLIES, topic_of
 from framework.jobs.runner import JobRunner
 from framework.jobs.runs import RunRow
 from framework.jobs.serving import Serving
 from framework.log import Files, Log, TopicSettings
 from framework.state.database import Database
 from framework.state.shards import Shards
+from framework.worker import _first
 
 HOUR = timedelta(hours=1)
 PARTITIONS = 3
@@ -102,6 +104,8 @@ class Site:
             self.runner.settle()
             async with self.app.living(), alongside(Serving(self.runner).run()):
                 yield self.runner
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None  # As a worker does.
         finally:
             shards.close()
             self.app.close()
@@ -201,3 +205,5 @@ def make(data: Path) -> None:
         log.create_topic("numbers", PARTITIONS, TopicSettings(retention_ms=-1))
         log.create_topic("done", 1, TopicSettings(segment_bytes=4096, retention_ms=-1))
         log.create_topic("ends", 1, TopicSettings(retention_ms=-1))
+        for name in (CONTROL, REPLIES):
+            topic_of(log, name)
