@@ -11,6 +11,7 @@ import errno
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,24 @@ async def test_a_handler_that_swallows_the_failure_of_its_commit_is_called_again
         assert [(row.state, row.attempt) for row in runner.history(site.jobs[0])] == [("succeeded", 2)]
         assert len(list(site.done.read())) == 1
         assert dict(sums.items()) == {"all": 10}
+
+
+async def test_a_timer_whose_commit_was_refused_is_called_again_for_the_same_time(tmp_path: Path) -> None:
+    """What it sent is sent once."""
+    make(tmp_path / "data")
+    site, calls = Site(tmp_path / "data", jobs=[]), list[int]()
+
+    @site.app.timer(timedelta(hours=1))
+    def tick() -> None:
+        calls.append(len(calls))
+        site.ends.send("tick")
+
+    RefusingDatabase.refusals = refusals = Refusals(errno.ENOSPC, ("write commit", 0), 1)
+    async with asyncio.timeout(LIMIT_S), site.served(open_database=RefusingDatabase):
+        await site.idle()
+        refusals.arm()
+        site.pass_hour()
+        await site.idle()
+        assert refusals.refused
+        assert list(site.ends.read()) == ["tick"]
+        assert calls == [0, 1]

@@ -18,7 +18,7 @@ import pytest
 
 from framework import App, Batch, Retry
 from framework.clock import ManualClock
-from framework.errors import JobFailed, StaleTask
+from framework.errors import JobFailed, RunStopped, StaleTask
 from framework.jobs import attempt as attempts
 from framework.jobs.attempt import Attempt
 from framework.jobs.job import Job
@@ -204,7 +204,7 @@ async def test_a_handler_that_goes_on_after_its_attempt_was_stopped_is_refused(s
     def stale(what: str, action: Callable[[], object]) -> None:
         try:
             action()
-        except (StaleTask, attempts.RunStopped):
+        except (StaleTask, RunStopped):
             refused[what] = True
         else:
             refused[what] = False
