@@ -21,7 +21,7 @@ from framework.alongside import alongside
 from framework.clock import START, ManualClock
 from framework.jobs.control import CONTROL, REPLIES, topic_of
 from framework.jobs.runner import JobRunner
-from framework.jobs.runs import RunRow
+from framework.jobs.runs import RunRow, run_key
 from framework.jobs.serving import Serving
 from framework.log import Files, Log, TopicSettings
 from framework.state.database import Database
@@ -53,8 +53,9 @@ class Site:
     def _declare(self, name: str) -> Any:
         def handle(part: Batch[int]) -> None:
             assert part.run is not None
+            planned = self.runner.store.database.get(run_key(name, part.run.id)) is not None
             numbers = list(part)
-            note = {"job": name, "run": part.run.id, "chunk": part.number, "numbers": numbers}
+            note = {"job": name, "run": part.run.id, "chunk": part.number, "numbers": numbers, "planned": planned}
             self._note(note)
             for number in numbers:
                 self.sums[name][f"{number % 3}"] += number
@@ -191,6 +192,8 @@ class Site:
         for note in self.outside():
             if note["job"] not in self.names:
                 continue
+            if not note["planned"]:
+                return f"chunk {note['chunk']} of {note['run']} was begun before its plan was stored"
             now = known.get((note["run"], note["chunk"]))
             if note["run"] not in states or (now is None and states[note["run"]] != "cancelled"):
                 return f"chunk {note['chunk']} of {note['run']} was begun, and nobody knows of it"

@@ -95,7 +95,7 @@ def test_a_disk_that_refuses_any_operation_of_a_run_loses_and_doubles_nothing(
         tried = Counter[str]()
         for name in quiet.names:
             target, tried[name] = (name, tried[name]), tried[name] + 1
-            if tried[name] > (10 if name == "write commit" else 1) and not TORTURE:
+            if tried[name] > (1 if name != "write commit" else 10 if count == 1 else 4) and not TORTURE:
                 continue
             for lands in (False, True) if name == "write commit" and (count == 1 or TORTURE) else (False,):
                 refusals = Refusals(number, target, count, syncs=number == errno.EIO, lands=lands)

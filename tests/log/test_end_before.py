@@ -363,7 +363,7 @@ class Machine(RuleBasedStateMachine):
 
 TestModel = Machine.TestCase
 TestModel.settings = settings(
-    max_examples=500 if TORTURE else 60,
+    max_examples=500 if TORTURE else 40,
     stateful_step_count=30 if TORTURE else 15,
     suppress_health_check=list(HealthCheck),
     derandomize=not TORTURE,
