@@ -201,14 +201,16 @@ class Views(dict["Table[Any, Any]", "View"]):
         if self.closed:
             raise StaleTask(f"table {table.name!r} is used after its record was finished or discarded")
         view = self[table] = self._view(table)
+        if self.closed:  # By now, in another thread.
+            self.clear()
         return view
 
     def _view(self, table: Table[Any, Any]) -> View:
         return table.view(self._effects)
 
     def close(self) -> None:
-        """Refuse from now on."""
-        for table in self:
+        """Refuse from now on; code of the task may run in another thread meanwhile."""
+        self.closed = True  # First, and of a copy: it may be adding a view.
+        for table in list(self):
             table.forget(self._effects)
         self.clear()
-        self.closed = True

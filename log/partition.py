@@ -148,11 +148,16 @@ class Partition:
 
     def _synced(self, mark: Mark) -> bool:
         try:
-            return self._active.sync(mark, self._shared.append_second(self.slot))
+            return self._active.sync(mark, self._noted_second())
         except OSError:
             with self._locked():
                 self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise
+
+    def _noted_second(self) -> int | None:
+        """The append second, if the file of append times knows it."""
+        second = self._shared.append_second(self.slot)  # Read first: whoever raises it sets the flag before.
+        return None if self._shared.flags(self.slot) & RAISED else second
 
     def advance(self, mark: Mark) -> None:
         """Move the high watermark up to *mark*, which a finished `sync` returned."""
@@ -305,7 +310,7 @@ class Partition:
             mark = Mark(mark.offset, 0, mark.offset)
             self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
         writer = self._active.attach(self._segments.segment(manifest, len(manifest.segments) - 1))
-        writer.cut_to(mark.position)
+        writer.cut_to(mark.position, mark.offset)
         return writer, mark
 
     def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | Error]:
@@ -365,7 +370,7 @@ class Partition:
 
     def _sync_to(self, mark: Mark, writer: Writer) -> None:
         try:
-            writer.sync(self._shared.append_second(self.slot), mark.position)
+            writer.sync(self._noted_second(), mark.position)
         except OSError:
             self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise

@@ -11,8 +11,8 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,8 @@ class Attempt(Reading):
         self._buried: set[tuple[int, int]] = set()
         self._lost: set[tuple[int, int]] = set()
         self._stopping: RunStopped | None = None
+        self.failure: BaseException | None = None
+        """What kept a commit of it from being made: nothing can follow that one, which may be there or not."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -193,6 +195,8 @@ class Attempt(Reading):
     def _finish(self) -> None:
         """The handler has returned: the run is done, unless chunks were left."""
         batch, row = self._batch, replace(self._row)
+        if self.failure is not None:
+            raise self.failure  # Whatever the handler has made of it.
         if batch.begun and any(part.start < part.end for part in self._cursor.ranges):
             raise JobFailed(f"the handler of {self._job.name!r} returned before its last chunk")
         if batch.begun:
@@ -208,10 +212,7 @@ class Attempt(Reading):
 
     def _commit(self, cursor: Cursor, row: RunRow) -> None:
         row.plan = [[*entry[:3], part.start] for entry, part in zip(self._row.plan, cursor.ranges, strict=True)]
-        # Held over both, because the outbox takes its sequence numbers when it is encoded.
-        with self._store.lock:
-            if self._effects.views.closed:
-                raise StaleTask(f"run {self._row.id} was stopped; what it had not committed runs again")
+        with self.committing():
             commit = Commit()
             self._effects.take(commit)
             self._check_alone(commit)
@@ -220,6 +221,25 @@ class Attempt(Reading):
             self._effects.settled()
             self._row.become(row)
         self._buried.clear()
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around a commit, which is refused if the run is somebody else's by now, or one before has failed.
+
+        Raises:
+            StaleTask: It was stopped.
+        """
+        # Held over all of it, because the outbox takes its sequence numbers when it is encoded.
+        with self._store.lock:
+            if self._effects.views.closed:
+                raise StaleTask(f"run {self._row.id} was stopped; what it had not committed runs again")
+            if self.failure is not None:
+                raise self.failure
+            try:
+                yield
+            except BaseException as error:
+                self.failure = error
+                raise
 
     def _check_alone(self, commit: Commit) -> None:
         """Runs side by side would each count from what they have read of a row, and lose what the others add."""

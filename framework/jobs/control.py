@@ -267,7 +267,7 @@ class Control:
                         await self._follow(group)
                     except StateFailed:
                         raise
-                    except Error as error:  # Deleted, or damaged: jobs and agents go on.
+                    except (Error, OSError) as error:  # Deleted, damaged, no room for it: jobs and agents go on.
                         if str(error) != failure:
                             logger.error("commands cannot be read, and are tried again and again: %s", error)
                         failure = str(error)

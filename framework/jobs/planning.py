@@ -74,6 +74,7 @@ class Planner:
         )
         if is_empty:
             row.attempt, row.started, row.ended = 1, now, now
+        # Its inputs are synced before it is written.
         self._store.commit(Commit([row.change(), (due_key("job", job.name), state.pack())], inputs=partitions))
         return row
 
@@ -90,10 +91,7 @@ class Planner:
     def _end(self, partition: Partition, nominal: datetime, until: Until, before: int) -> int:
         if until == "start":
             return max(before, partition.high_watermark)
-        end = partition.end_before(math.floor(nominal.timestamp()), known=before)
-        if end > partition.high_watermark or not partition.is_synced:
-            self._app.log.sync(partition).result()
-        return max(before, end)
+        return max(before, partition.end_before(math.floor(nominal.timestamp()), known=before))
 
     def _start(self, job: Job, partition: Partition, before: int, end: int, nominal: datetime) -> int:
         reads = job.policies.reads

@@ -21,7 +21,7 @@ from itertools import islice
 import orjson
 
 from framework.clock import ManualClock
-from framework.errors import RaisedElsewhere, RunStopped, StaleTask, TableOwned
+from framework.errors import RaisedElsewhere, RunStopped, TableOwned
 from framework.jobs.attempt import Attempt
 from framework.jobs.runs import RunRow, run_key
 from framework.jobs.wire import Field, Sent, Wire, text, unpack_sent
@@ -157,9 +157,7 @@ class ProcessAttempt(Attempt):
     def _commit_theirs(self, changes: dict[bytes, bytes | None], sent: Sent) -> None:
         """Make true what the process has done in a chunk, unless the run is somebody else's by now."""
         topics = {name: self._app.log.topic(name) for name, _ in sent}
-        with self._store.lock:
-            if self._effects.views.closed:
-                raise StaleTask(f"run {self._row.id} was stopped; what it had not committed runs again")
+        with self.committing():
             owners = {key[1:].decode(): value.decode() for key, value in changes.items() if key[:1] == b"w" and value}
             for table, owner in owners.items():
                 if self._store.owners.get(table, owner) != owner:  # Since the process was told.

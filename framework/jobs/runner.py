@@ -15,7 +15,7 @@ from framework.dead_letter import TRACEBACK_BYTES, describe
 from framework.errors import JobFailed, RaisedElsewhere, RunStopped, TimedOut
 from framework.jobs.alarm import Alarm
 from framework.jobs.attempt import Attempt
-from framework.jobs.due import DueStates
+from framework.jobs.due import DueStates, Scheduled
 from framework.jobs.fires import next_fire
 from framework.jobs.job import Job
 from framework.jobs.pace import Pace
@@ -23,7 +23,7 @@ from framework.jobs.planning import Planner, Wanted, now_of
 from framework.jobs.positions import Positions
 from framework.jobs.process import ProcessAttempt
 from framework.jobs.runs import FAILURES, History, RunRow
-from framework.jobs.timer import Timer, Timers
+from framework.jobs.timer import Timers
 from framework.log import Partition
 from framework.log.errors import OffsetOutOfRange
 from framework.retry import Retry
@@ -65,6 +65,8 @@ class JobRunner:
         """Set when something was appended to the log."""
         self._met: set[str] = set()
         self._planning: set[str] = set()
+        self.held_up: set[str] = set()
+        """The jobs and timers that wait for the disk to take commits again."""
 
     def settle(self) -> None:
         """Know what all jobs and timers have come to, before any of them is served."""
@@ -76,12 +78,15 @@ class JobRunner:
         """Know which runs of *job* are not finished, as it is stored."""
         if again or job.name not in self._met:
             self._met.add(job.name)
-            left = [row for row in self.stored.of(job.name) if row.unfinished]
+            left = [row for row in self.stored.of(job.name) if row.unfinished and row.id not in self.active]
             if again:  # The disk has ended its attempt, and the worker lives: that is no crash.
                 for row in left:
                     row.state = "waiting" if row.state == "running" else row.state
+            # What is known already may have been finished by the commit that failed.
+            for name in [row.id for row in self.waiting_rows.values() if row.job == job.name]:
+                del self.waiting_rows[name]
             # Not what is at work: another loop of the job may be, while this one comes back from an outage.
-            self.waiting_rows |= {row.id: row for row in left if row.id not in self.active}
+            self.waiting_rows |= {row.id: row for row in left}
 
     # Asking.
 
@@ -97,7 +102,7 @@ class JobRunner:
     @property
     def idle(self) -> bool:
         """Whether no run is at work, planned, or interrupted; one may be due."""
-        return not (self.active or self.waiting_rows or self._planning)
+        return not (self.active or self.waiting_rows or self._planning or self.held_up)
 
     def positions(self) -> Iterator[tuple[Partition, int]]:
         """Up to where the jobs have read each partition of their topics, and what unfinished runs still need."""
@@ -111,7 +116,7 @@ class JobRunner:
         due = [job.name for job in self.app.jobs.values() if self.states.of(job).paused is None]
         due = [name for name in due if self.next_look(self.app.jobs[name]) <= now]
         rows_left = [*self.active.values(), *self.waiting_rows.values()]
-        jobs = sorted({*self._planning, *(row.job for row in rows_left), *due})
+        jobs = sorted({*self._planning, *self.held_up, *(row.job for row in rows_left), *due})
         return [*(f"job {name}" for name in jobs), *(f"timer {name}" for name in self.timers.unfinished())]
 
     @property
@@ -130,15 +135,22 @@ class JobRunner:
 
     # What happens to it.
 
-    def reopen(self, thing: Job | Timer | None) -> None:
-        """Open the store anew after a failure, and know what of *thing* it holds."""
-        with self.store.lock, suppress(StateFailed):  # It fails the next commit, then.
-            if self.store.failure is not None:  # Or another job has done it.
-                self.store.reopen()
+    async def reopen(self, thing: Scheduled | None) -> None:
+        """Open the store anew after a failure, and know what of *thing* it holds.
+
+        Raises:
+            StateFailed: The disk still takes no commits; or not what the last one sends, which is written.
+        """
+        await asyncio.to_thread(self._reopen)
         if thing is not None:
             self.states.forget(thing)
         if isinstance(thing, Job):
             self.meet(thing, again=True)
+
+    def _reopen(self) -> None:
+        with self.store.lock:
+            if self.store.failure is not None:  # Or another job has done it.
+                self.store.reopen()
 
     def kill(self) -> None:
         """As if the process had been killed at this moment: nothing more is committed."""
@@ -245,12 +257,6 @@ class JobRunner:
         logger.info("%s: attempt %d, %d of %d offsets to read", row.id, row.attempt, row.size - row.done, row.size)
         try:
             await self._call(job, row)
-        except asyncio.CancelledError:
-            if not self._killed and row.unfinished:
-                row.state = "waiting"
-                with suppress(StateFailed):
-                    self.store.commit(Commit([row.change()]))
-            raise
         except (StateFailed, StateBehind):
             raise  # Not the handler's fault; the run goes on when the disk does, or with the next worker.
         except Exception as error:  # the one place where a job's errors are supervised
@@ -258,7 +264,8 @@ class JobRunner:
                 await self._failed(job, row, error)
                 return
             logger.warning("%s has succeeded, and then: %s", row.id, describe(error), exc_info=error)
-        await self.commit(self._trimmed(job, row))
+        if not row.unfinished:
+            await self.commit(self._trimmed(job, row))
 
     async def _call(self, job: Job, row: RunRow) -> None:
         if row.id in self._cancelled:  # While it was written down that it is begun.
@@ -272,15 +279,24 @@ class JobRunner:
         error = TimedOut(f"run {row.id}: attempt {row.attempt} has taken longer than {limit}")
         call = limit and timer.call_at(after(timer.time(), limit.total_seconds()), lambda: attempt.stop(error))
         try:
-            await attempt.run()
+            try:
+                await attempt.run()
+            finally:
+                if call:
+                    call.cancel()
+                del self._attempts[row.id]
+                await asyncio.to_thread(attempt.revoke)
         except asyncio.CancelledError:
-            attempt.revoke()
+            attempt.revoke()  # From here on the row is as it is stored, unless a commit has failed.
+            if row.unfinished and attempt.failure is None and not self._killed:
+                row.state = "waiting"
+                with suppress(StateFailed):
+                    self.store.commit(Commit([row.change()]))
             raise
-        finally:
-            if call:
-                call.cancel()
-            del self._attempts[row.id]
-            await asyncio.to_thread(attempt.revoke)
+        except Exception:
+            if isinstance(attempt.failure, StateFailed | StateBehind):
+                raise attempt.failure from None  # Whatever the handler has made of it.
+            raise
 
     async def _failed(self, job: Job, row: RunRow, error: Exception) -> None:
         row.error = str(error) if isinstance(error, RaisedElsewhere) else describe(error)

@@ -60,10 +60,23 @@ class Serving:
                 await serve()
             except StateFailed as error:
                 # A run goes on behind its last chunk, when the disk takes commits again.
-                outage = self._outages.setdefault(thing.name, Outage(self._runner.store, asyncio.Event()))
-                await outage.wait(error)
-                known = None if isinstance(thing, Control) else thing
-                await asyncio.to_thread(self._runner.reopen, known)
+                self._runner.held_up.add(thing.name)
+                try:
+                    await self._wait_out(thing, error)
+                finally:
+                    self._runner.held_up.discard(thing.name)
+
+    async def _wait_out(self, thing: Job | Timer | Control, error: StateFailed) -> None:
+        """Return when the store is open again, and has sent what its last commit sends."""
+        outage = self._outages.setdefault(thing.name, Outage(self._runner.store, asyncio.Event()))
+        while True:
+            await outage.wait(error)
+            try:
+                await self._runner.reopen(None if isinstance(thing, Control) else thing)
+            except StateFailed as again:
+                error = again
+            else:
+                return
 
     def _is_well(self, name: str) -> None:
         """The disk takes what is served by *name*."""
