@@ -217,7 +217,7 @@ async def test_what_is_at_work_is_not_taken_for_left_over_behind_an_outage(yard:
     _, planned = await yard.commands.plan_backfill(halting.job.name, Backfill(START, LATER))
     async with alongside(yard.commands.finish_backfill(planned)):
         await halting.reached.wait()
-        yard.await runner.reopen(halting.job)
+        await yard.runner.reopen(halting.job)
         assert yard.runner.waiting_rows == {}
         halting.go.set()
         await until(lambda: not yard.runner.active)
@@ -235,7 +235,7 @@ async def test_an_attempt_that_the_disk_ends_is_no_crash_of_a_worker(yard: Yard)
             await halting.reached.wait()
             yard.runner.kill()  # It says nothing any more, as when the disk takes no commit.
         yard.runner._killed = False
-        yard.await runner.reopen(halting.job)
+        await yard.runner.reopen(halting.job)
     [row] = yard.runner.waiting_rows.values()
     assert (row.state, row.crashes) == ("waiting", 0)
 
