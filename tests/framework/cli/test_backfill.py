@@ -118,7 +118,7 @@ def test_a_scratch_backfill_is_run_and_dropped(daily: Shell, where: str) -> None
 
 def test_a_backfill_that_is_interrupted_without_a_worker_is_finished_by_the_next(daily: Shell) -> None:
     """Behind its last chunk."""
-    fill(daily, "2013-03-09,1,0", "2013-03-10,2,0", "2013-03-10T01:00,7,0", "2013-03-11,3,0")
+    fill(daily, "2013-03-09,1,0", "2013-03-10,2,0", "2013-03-10T01:00,7,0", "2013-03-10T04:00,4,0", "2013-03-11,3,0")
     backfill = daily.start("jobs", "backfill", "total", *SPAN, "--split", "day", "--execute")
     assert backfill.line() == "halts\n"
     backfill.send(signal.SIGINT)
@@ -133,9 +133,9 @@ def test_a_backfill_that_is_interrupted_without_a_worker_is_finished_by_the_next
     daily.ok("worker", "--until-idle")
     done_runs = runs(daily)
     assert [(run["state"], run["attempt"], run["records"]) for run in done_runs] == [
-        *(("succeeded", 1, 1), ("succeeded", 2, 2), ("succeeded", 1, 1))
+        *(("succeeded", 1, 1), ("succeeded", 2, 3), ("succeeded", 1, 1))
     ]
-    assert daily.ok("tables", "get", f"totals@{done_runs[0]['backfill']}", "all").out == "13\n"
+    assert daily.ok("tables", "get", f"totals@{done_runs[0]['backfill']}", "all").out == "17\n"
 
 
 def test_a_live_backfill_beside_a_worker_that_is_watched_and_cancelled(daily: Shell) -> None:
