@@ -170,7 +170,9 @@ async def test_a_chunk_that_is_being_committed_when_its_attempt_is_stopped_count
                 await asyncio.sleep(0)
             Held.gate.set()
     first = site.runner.history(job)[0]
-    assert (first.chunk, first.plan) == (1, [[0, 0, 6, 2]])
+    # The lock is not fair: before who kills has it, the thread may make its next commit, which counts as well.
+    assert first.chunk == 1 or (way, kind) == ("killed", "def")
+    assert first.plan == [[0, 0, 6, 2 * first.chunk]]
     await site.end(job)
     assert list(site.out.read()) == [*NUMBERS, -1]
     assert dict(site.sums.items()) == {"all": sum(NUMBERS)}

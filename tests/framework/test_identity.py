@@ -293,7 +293,7 @@ def run_job(app: App, name: str) -> Any:
 
 
 async def _run(runner: Any, job: Any) -> None:
-    await runner.run(job, runner._now(), trigger="manual")
+    await runner.run(job, runner.now(), trigger="manual")
 
 
 async def test_an_agent_says_when_its_topic_was_made_anew(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

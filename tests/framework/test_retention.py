@@ -27,8 +27,8 @@ async def test_the_slowest_agent_and_the_job_that_never_ran_hold_the_log(shop: S
     hold = await hold_after(shop, app)
     assert hold == 5
 
-    @app.job(numbers, schedule="@yearly")
-    def yearly(batch: Batch[int]) -> None:
+    @app.job(numbers, schedule="@weekly")
+    def weekly(batch: Batch[int]) -> None:
         pass
 
     assert await hold_after(shop, app) == 0

@@ -213,7 +213,7 @@ def test_what_does_not_go_together_is_refused(shop: Shop) -> None:
         anything.table("b")
     with pytest.raises(DeclarationError, match="table 'c' cannot be there everywhere: only one with a source can"):
         anything.table("c", int, everywhere=True)
-    with pytest.raises(DeclarationError, match="two agents or jobs named 'price_of'"):
+    with pytest.raises(DeclarationError, match="two agents, jobs or timers named 'price_of'"):
         app.agent(prices, name="price_of")(lambda price: None)
 
 
