@@ -22,6 +22,8 @@
     |-- OutOfOrderSequence      an idempotent producer skipped a sequence number
     |-- PartitionFailed         a write or sync failed; nobody may append until it is reopened
     |-- LogClosed               used after `close`
+    |-- MalformedFrame          a client of the broker sent what is not the Kafka protocol
+    |-- UnsupportedRequest      it asked for what the broker does not speak
     `-- state.errors, framework.errors: the rest of the tree
 
 `exit_code` is what the command line exits with; codes not named here are 1.
@@ -126,3 +128,31 @@ class PartitionFailed(Error):
 
 class LogClosed(Error):
     """The log, or the committer behind it, is closed."""
+
+
+class MalformedFrame(Error):
+    """A frame is not what the protocol says; `field` is the path to what cannot be read, `offset` where in the frame.
+
+    Whoever reads it closes the connection: there is no telling where the next frame begins, or what this one meant.
+    """
+
+    def __init__(self, reason: str, offset: int, field: str = "") -> None:
+        """*reason* goes on with what was found, the field comes first."""
+        super().__init__(reason, offset, field)
+        self.reason, self.offset, self.field = reason, offset, field
+
+    def __str__(self) -> str:
+        """Field, place and reason."""
+        return f"{self.field or 'frame'} at byte {self.offset}: {self.reason}"
+
+
+class UnsupportedRequest(Error):
+    """A request is of an API, or of a version of one, that the broker does not speak.
+
+    `answer` is what to send before the connection goes on; without one it is closed, as no client would understand.
+    """
+
+    def __init__(self, text: str, answer: list[bytes | bytearray | memoryview] | None = None) -> None:
+        """*text* names API, version and the versions that there are."""
+        super().__init__(text)
+        self.answer = answer
