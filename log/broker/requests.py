@@ -188,7 +188,7 @@ def encode_blob(value: Subscription | Assignment, version: int) -> bytes:
     target = Target()
     target += _I16.pack(version)
     write_struct(value, version, target, flexible=False)
-    return bytes(target)
+    return b"".join(target.buffers())
 
 
 def _decode_blob(kind: type[S], blob: bytes) -> S:
