@@ -20,6 +20,9 @@ from framework.log.errors import MalformedFrame
 
 S = TypeVar("S", bound=Struct)
 
+Frame = bytes | bytearray
+"""What a connection has received; see `frames`."""
+
 MAX_ELEMENTS = 100_000
 """How many elements the arrays of one frame may have together: ten topics with the most partitions there can be."""
 MAX_STRING_BYTES = 0x7FFF
@@ -36,7 +39,7 @@ class Budget:
         """As many as *elements*."""
         self.elements = elements
 
-    def spend(self, data: bytes, at: int, count: int, least: int) -> None:
+    def spend(self, data: Frame, at: int, count: int, least: int) -> None:
         """Take *count* elements of *least* bytes or more, which begin at byte *at* of *data*."""
         if count * least > len(data) - at:
             raise MalformedFrame(
@@ -47,14 +50,14 @@ class Budget:
             raise MalformedFrame(f"{count} elements more are too many for one frame", at)
 
 
-Read = Callable[[bytes, int, Budget], tuple[Any, int]]
-Length = Callable[[bytes, int], tuple[int, int]]
-Unpack = Callable[[bytes, int], tuple[Any, ...]]
+Read = Callable[[Frame, int, Budget], tuple[Any, int]]
+Length = Callable[[Frame, int], tuple[int, int]]
+Unpack = Callable[[Frame, int], tuple[Any, ...]]
 _FAULTS = (struct.error, IndexError, UnicodeDecodeError, MalformedFrame)
 """All that reading beyond the end, or what is no text, can raise."""
 
 
-def read_whole(read: Read, data: bytes, at: int, max_elements: int) -> Any:
+def read_whole(read: Read, data: Frame, at: int, max_elements: int) -> Any:
     """What *read* finds from byte *at* of *data* to its end.
 
     Raises:
@@ -79,7 +82,7 @@ def reader(kind: type[Struct], version: int, flexible: bool) -> Read:
     }
     make: Callable[[list[Any]], Struct] = partial(tuple.__new__, kind)  # type: ignore[type-var]  # it is a tuple
 
-    def read(data: bytes, at: int, budget: Budget) -> tuple[Any, int]:
+    def read(data: Frame, at: int, budget: Budget) -> tuple[Any, int]:
         values: list[Any] = []
         try:
             for unpack, size, one in steps:
@@ -124,7 +127,7 @@ def _constant(value: object) -> Read:
 
 
 def _read_tags(
-    data: bytes, at: int, budget: Budget, tagged: Mapping[int, tuple[int, str, Read]], values: list[Any]
+    data: Frame, at: int, budget: Budget, tagged: Mapping[int, tuple[int, str, Read]], values: list[Any]
 ) -> int:
     """Put what the tagged fields say over the defaults in *values*; those that are not known are passed over."""
     count, at = varint(data, at)
@@ -151,7 +154,7 @@ def _read_tags(
     return at
 
 
-def skip_tags(data: bytes, at: int) -> int:
+def skip_tags(data: Frame, at: int) -> int:
     """Go over tagged fields, none of which is known: the byte behind them."""
     if data[at : at + 1] == b"\0":
         return at + 1
@@ -192,13 +195,13 @@ def _reader(field: Field, version: int, flexible: bool) -> Read:
 def _fixed_reader(kind: str) -> Read:
     one = struct.Struct(f">{kind}")
 
-    def read(data: bytes, at: int, _: Budget) -> tuple[Any, int]:
+    def read(data: Frame, at: int, _: Budget) -> tuple[Any, int]:
         return one.unpack_from(data, at)[0], at + one.size
 
     return read
 
 
-def varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: Frame, at: int) -> tuple[int, int]:
     """An unsigned varint, and the byte behind it."""
     value = data[at]
     if value < 0x80:
@@ -211,11 +214,11 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
     return value | byte << shift, end + 1
 
 
-def _long_length(data: bytes, at: int) -> tuple[int, int]:
+def _long_length(data: Frame, at: int) -> tuple[int, int]:
     return _I32.unpack_from(data, at)[0], at + 4
 
 
-def _compact_length(data: bytes, at: int) -> tuple[int, int]:
+def _compact_length(data: Frame, at: int) -> tuple[int, int]:
     first = data[at]
     if first < 0x80:
         return first - 1, at + 1
@@ -226,7 +229,7 @@ def _compact_length(data: bytes, at: int) -> tuple[int, int]:
 def short_string_reader(*, null: bool) -> Read:
     """What reads a string of the old encoding, or *null*."""
 
-    def read(data: bytes, at: int, _: Budget) -> tuple[str | None, int]:
+    def read(data: Frame, at: int, _: Budget) -> tuple[str | None, int]:
         size = data[at] << 8 | data[at + 1]
         at += 2
         if size > MAX_STRING_BYTES:
@@ -240,7 +243,7 @@ def short_string_reader(*, null: bool) -> Read:
 
 
 def _compact_string_reader(*, null: bool) -> Read:
-    def read(data: bytes, at: int, _: Budget) -> tuple[str | None, int]:
+    def read(data: Frame, at: int, _: Budget) -> tuple[str | None, int]:
         size, at = data[at], at + 1
         if size >= 0x80:
             size, at = varint(data, at - 1)
@@ -257,20 +260,20 @@ def _compact_string_reader(*, null: bool) -> Read:
 
 
 def _bytes_reader(length: Length, *, null: bool) -> Read:
-    def read(data: bytes, at: int, _: Budget) -> tuple[bytes | None, int]:
+    def read(data: Frame, at: int, _: Budget) -> tuple[bytes | None, int]:
         size, at = length(data, at)
         if size < 0:
             return _null(at, size, null=null)
         end = at + size
         if end > len(data):
             raise _too_long(data, at, size)
-        return data[at:end], end
+        return bytes(data[at:end]), end
 
     return read
 
 
 def _view_reader(length: Length, *, null: bool) -> Read:
-    def read(data: bytes, at: int, _: Budget) -> tuple[memoryview | None, int]:
+    def read(data: Frame, at: int, _: Budget) -> tuple[memoryview | None, int]:
         size, at = length(data, at)
         if size < 0:
             return _null(at, size, null=null)
@@ -285,7 +288,7 @@ def _view_reader(length: Length, *, null: bool) -> Read:
 def _chunks_reader(length: Length, *, null: bool) -> Read:
     view = _view_reader(length, null=null)
 
-    def read(data: bytes, at: int, budget: Budget) -> tuple[tuple[memoryview, ...] | None, int]:
+    def read(data: Frame, at: int, budget: Budget) -> tuple[tuple[memoryview, ...] | None, int]:
         chunk, at = view(data, at, budget)
         return None if chunk is None else (chunk,) if chunk else (), at
 
@@ -298,7 +301,7 @@ def _array_reader(element: Field, version: int, length: Length, *, flexible: boo
     one = _reader(element, version, flexible)
     numbers = element.kind in FIXED and len(element.kind) == 1
 
-    def read(data: bytes, at: int, budget: Budget) -> tuple[tuple[Any, ...] | None, int]:
+    def read(data: Frame, at: int, budget: Budget) -> tuple[tuple[Any, ...] | None, int]:
         count, at = length(data, at)
         if count <= 0:
             return _null(at, count, null=null) if count else ((), at)
@@ -317,7 +320,7 @@ def _array_reader(element: Field, version: int, length: Length, *, flexible: boo
     return read
 
 
-def _too_long(data: bytes, at: int, size: int) -> MalformedFrame:
+def _too_long(data: Frame, at: int, size: int) -> MalformedFrame:
     return MalformedFrame(f"{size} bytes do not fit in the {len(data) - at} left", at)
 
 

@@ -17,6 +17,7 @@ from framework.log.broker.codes import Code
 from framework.log.broker.reading import (
     MAX_ELEMENTS,
     Budget,
+    Frame,
     located,
     read_whole,
     reader,
@@ -49,7 +50,7 @@ class Request(NamedTuple):
     body: Struct
 
 
-def decode_request(frame: bytes, *, max_elements: int = MAX_ELEMENTS) -> Request:
+def decode_request(frame: Frame, *, max_elements: int = MAX_ELEMENTS) -> Request:
     """The request in *frame*. Records in it are views of *frame*, and keep it in memory.
 
     Raises:
@@ -65,7 +66,7 @@ def decode_request(frame: bytes, *, max_elements: int = MAX_ELEMENTS) -> Request
     return read_request(frame, api, version, max_elements=max_elements)
 
 
-def read_request(frame: bytes, api: Api, version: int, *, max_elements: int = MAX_ELEMENTS) -> Request:
+def read_request(frame: Frame, api: Api, version: int, *, max_elements: int = MAX_ELEMENTS) -> Request:
     """The request in *frame*, which is of this *api* and *version*, served or not.
 
     Raises:
@@ -93,7 +94,7 @@ def encode_response(request: Request, response: Struct) -> list[Buffer]:
     return _response(api, version, request.correlation_id, response)
 
 
-def decode_response(frame: bytes, api: Api, version: int, *, max_elements: int = MAX_ELEMENTS) -> tuple[int, Struct]:
+def decode_response(frame: Frame, api: Api, version: int, *, max_elements: int = MAX_ELEMENTS) -> tuple[int, Struct]:
     """Correlation id and body of the response in *frame*, which answers a request of this *api* and *version*.
 
     Raises:

@@ -19,7 +19,7 @@ from framework.log.broker.writing import Target, write_struct
 from tests.log.broker import oracles
 from tests.log.broker.drawn import ALL, in_version, made, name_of, of_version, plain_struct, structs
 
-EXAMPLES = 25
+EXAMPLES = 16
 every_kind = pytest.mark.parametrize(("api", "kind"), ALL, ids=name_of)
 
 
