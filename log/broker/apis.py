@@ -23,9 +23,9 @@ from framework.log.broker import table_topics as topics
 from framework.log.broker.schema import NO_VERSIONS, Struct, parse_versions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Api:
-    """One API."""
+    """One API; there is one object of each."""
 
     key: int
     request: type[Struct]

@@ -10,14 +10,17 @@ the version is flexible; the response to ApiVersions never has them, since its c
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import NamedTuple, TypeVar
 
+from framework.log.broker import fast as fast  # it puts itself in the place of two readers of the table
 from framework.log.broker.apis import API_VERSIONS, APIS, Api, served
 from framework.log.broker.codes import Code
 from framework.log.broker.reading import (
     MAX_ELEMENTS,
     Budget,
     Frame,
+    Read,
     located,
     read_whole,
     reader,
@@ -27,14 +30,14 @@ from framework.log.broker.reading import (
 from framework.log.broker.schema import Buffer, Struct
 from framework.log.broker.table_configs import ApiVersion, ApiVersionsResponse
 from framework.log.broker.table_group_admin import Assignment, Subscription
-from framework.log.broker.writing import Target, varint, write_struct
+from framework.log.broker.writing import Target, Write, varint, writer
 from framework.log.errors import MalformedFrame, UnsupportedRequest
 
 S = TypeVar("S", bound=Struct)
 MAX_CONSUMER_VERSION = 3
 """The last version that the table has of what consumers tell each other."""
 _HEADER = struct.Struct(">hhi")
-_LENGTH, _CORRELATION = struct.Struct(">i"), struct.Struct(">i")
+_LENGTH, _CORRELATION, _RESPONSE = struct.Struct(">i"), struct.Struct(">i"), struct.Struct(">ii")
 _I16 = struct.Struct(">h")
 _read_client_id = short_string_reader(null=True)
 _NO_BUDGET = Budget(0)
@@ -72,16 +75,21 @@ def read_request(frame: Frame, api: Api, version: int, *, max_elements: int = MA
     Raises:
         MalformedFrame: It is none.
     """
-    flexible = api.flexible(version)
     try:
         _, _, correlation_id = _HEADER.unpack_from(frame)
         client_id, at = _read_client_id(frame, _HEADER.size, _NO_BUDGET)
     except (struct.error, IndexError, UnicodeDecodeError, MalformedFrame) as fault:
         raise located(fault, _HEADER.size, "client_id") from None
+    read, flexible = _request_reader(api, version)
     if flexible:
         at = skip_tags(frame, at)
-    body = read_whole(reader(api.request, version, flexible), frame, at, max_elements)
-    return Request(api, version, correlation_id, client_id, body)
+    return Request(api, version, correlation_id, client_id, read_whole(read, frame, at, max_elements))
+
+
+@cache
+def _request_reader(api: Api, version: int) -> tuple[Read, bool]:
+    flexible = api.flexible(version)
+    return reader(api.request, version, flexible), flexible
 
 
 def encode_response(request: Request, response: Struct) -> list[Buffer]:
@@ -119,22 +127,30 @@ def encode_request(
     name = None if client_id is None else client_id.encode()
     target += _I16.pack(-1 if name is None else len(name))
     target += name or b""
-    if api.flexible(version):
+    flexible = api.flexible(version)
+    if flexible:
         target += varint(0)
-    return _framed(target, body, api, version)
+    writer(api.request, version, flexible)(target, body)
+    return _framed(target)
 
 
 def _response(api: Api, version: int, correlation_id: int, response: Struct) -> list[Buffer]:
+    write, tags = _response_writer(api, version)
     target = Target()
-    target += _LENGTH.pack(0)
-    target += _CORRELATION.pack(correlation_id)
-    if _tagged_header(api, version):
-        target += varint(0)
-    return _framed(target, response, api, version)
+    target += _RESPONSE.pack(0, correlation_id)
+    target += tags
+    write(target, response)
+    return _framed(target)
 
 
-def _framed(target: Target, body: Struct, api: Api, version: int) -> list[Buffer]:
-    write_struct(body, version, target, flexible=api.flexible(version))
+@cache
+def _response_writer(api: Api, version: int) -> tuple[Write, bytes]:
+    """What writes the body, and the tagged fields of the header."""
+    return writer(api.response, version, api.flexible(version)), varint(0) if _tagged_header(api, version) else b""
+
+
+def _framed(target: Target) -> list[Buffer]:
+    """What was written, with its length in the place left for it."""
     _LENGTH.pack_into(target, 0, len(target) + target.kept_bytes - _LENGTH.size)
     return target.buffers()
 
@@ -188,7 +204,7 @@ def encode_blob(value: Subscription | Assignment, version: int) -> bytes:
     """*value* as its members send it."""
     target = Target()
     target += _I16.pack(version)
-    write_struct(value, version, target, flexible=False)
+    writer(type(value), version, False)(target, value)
     return b"".join(target.buffers())
 
 

@@ -18,7 +18,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import agents, grouped, latency, log_append, log_open, log_read, peer_rows, resident, startup
+from tests.benchmarks import (
+    agents,
+    grouped,
+    latency,
+    log_append,
+    log_open,
+    log_read,
+    peer_rows,
+    protocol,
+    resident,
+    startup,
+)
 from tests.benchmarks.rows import QUICK, Bench, Result, Row, Scale, say
 
 ROWS: list[Row] = [
@@ -28,6 +39,7 @@ ROWS: list[Row] = [
     *log_append.ROWS,
     *log_read.ROWS,
     *log_open.ROWS,
+    *protocol.ROWS,
     *latency.ROWS,
     *startup.ROWS,
     *resident.ROWS,

@@ -112,6 +112,33 @@ def test_a_response_to_a_heartbeat_byte_by_byte() -> None:
     assert flexible.hex(" ", 2) == "0000 000c 0000 0005 0000 0000 0000 1b00"
 
 
+@pytest.mark.parametrize(
+    ("tags", "cluster_id"),
+    [
+        ("00", None),
+        ("01 00 04 04 6f6e65", "one"),
+        ("01 07 02 abcd", None),
+        ("03 00 04 04 6f6e65 07 02 abcd 9001 00", "one"),
+    ],
+)
+def test_tagged_fields_that_nobody_knows_are_passed_over(tags: str, cluster_id: str | None) -> None:
+    """A later version of the client may say more than there was when the table was written."""
+    header = "0001 000c 0000 0001 ffff 01 05 01 ff"
+    body = "ffffffff 00000000 00000001 7fffffff 00 00000000 ffffffff 01 01 01"
+    request = decode_request(bytes.fromhex(f"{header} {body} {tags}")).body
+    expected = FetchRequest(cluster_id=cluster_id, max_wait_ms=0, min_bytes=1, topics=())
+    assert request == expected
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_tagged_field_of_another_size_than_it_says_is_refused(size: int) -> None:
+    header = "0001 000c 0000 0001 ffff 00"
+    body = "ffffffff 00000000 00000001 7fffffff 00 00000000 ffffffff 01 01 01"
+    tags = f"02 00 0{size} 046f6e65 07 02 abcd"
+    with pytest.raises(MalformedFrame, match=f"tags.cluster_id at byte 42: 4 bytes were read of {size}"):
+        decode_request(bytes.fromhex(f"{header} {body} {tags}"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("api", APIS.values(), ids=name_of)
 def test_whole_frames_go_both_ways(api: Api) -> None:

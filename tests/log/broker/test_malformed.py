@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from framework.log.broker import APIS, Api, Struct, decode_assignment, decode_request, decode_subscription, read_request
 from framework.log.broker.reading import MAX_ELEMENTS, read_whole, reader
-from framework.log.broker.writing import Target, varint, write_struct
+from framework.log.broker.writing import Target, varint, writer
 from framework.log.errors import MalformedFrame, UnsupportedRequest
 from tests.log.broker.drawn import ALL, name_of, of_version, structs
 
@@ -33,7 +33,7 @@ def header(api: Api, version: int) -> bytes:
 def body(value: Struct, api: Api, version: int) -> bytes:
     """A struct without a frame."""
     target = Target()
-    write_struct(of_version(value, version), version, target, flexible=api.flexible(version))
+    writer(type(value), version, api.flexible(version))(target, of_version(value, version))
     return b"".join(target.buffers())
 
 

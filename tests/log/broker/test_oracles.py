@@ -15,7 +15,7 @@ from framework.log.broker.requests import decode_assignment, decode_subscription
 from framework.log.broker.schema import Struct
 from framework.log.broker.table_configs import ApiVersionsResponse
 from framework.log.broker.table_group_admin import Assignment, Subscription
-from framework.log.broker.writing import Target, write_struct
+from framework.log.broker.writing import Target, writer
 from tests.log.broker import oracles
 from tests.log.broker.drawn import ALL, in_version, made, name_of, of_version, plain_struct, structs
 
@@ -26,7 +26,7 @@ every_kind = pytest.mark.parametrize(("api", "kind"), ALL, ids=name_of)
 def written(value: Struct, api: Api, version: int) -> bytes:
     """The bytes of *value*, all buffers together."""
     target = Target()
-    write_struct(value, version, target, flexible=api.flexible(version))
+    writer(type(value), version, api.flexible(version))(target, value)
     return b"".join(target.buffers())
 
 
