@@ -17,7 +17,7 @@
 from framework.log.broker.apis import API_VERSIONS, APIS, Api, served
 from framework.log.broker.codes import Code, code_of
 from framework.log.broker.frames import MAX_FRAME_BYTES, Frames
-from framework.log.broker.reading import MAX_ELEMENTS
+from framework.log.broker.reading import MAX_ELEMENTS, Frame
 from framework.log.broker.requests import (
     Request,
     api_versions,
@@ -41,6 +41,7 @@ __all__ = [
     "Api",
     "Buffer",
     "Code",
+    "Frame",
     "Frames",
     "Request",
     "Struct",

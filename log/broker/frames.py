@@ -1,6 +1,8 @@
 """Cutting a stream of bytes into frames, without a socket.
 
-frame = length:i32 content
+    frame = length:i32 content
+
+`content` is what `requests` has the grammar of; `length` is that of the content.
 """
 
 from __future__ import annotations

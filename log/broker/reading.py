@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, TypeVar
 
-from framework.log.broker.schema import FIXED, Field, Struct, fields_of
+from framework.log.broker.schema import FIXED, STRINGS, Field, Struct, fields_of
 from framework.log.errors import MalformedFrame
 
 S = TypeVar("S", bound=Struct)
@@ -194,7 +194,7 @@ def _reader(field: Field, version: int, flexible: bool) -> Read:
         return _fixed_reader(field.kind)
     if field.struct is not None:
         return reader(field.struct, version, flexible)
-    if field.kind == "str":
+    if field.kind in STRINGS:
         return _compact_string_reader(null=null) if flexible else short_string_reader(null=null)
     length = _compact_length if flexible else _long_length
     if field.element is not None:
@@ -353,7 +353,7 @@ def least_bytes(field: Field, version: int, flexible: bool) -> int:
     if field.struct is not None:
         inner = sum(least_bytes(each, version, flexible) for each in fields_of(field.struct))
         return inner + (1 if flexible else 0)
-    return 1 if flexible else 2 if field.kind == "str" else 4
+    return 1 if flexible else 2 if field.kind in STRINGS else 4
 
 
 _I32 = struct.Struct(">i")

@@ -7,7 +7,7 @@ Every struct of the protocol is a class of `Struct`, and each of its fields is o
                and behind either, where it may be left out,    " = " DEFAULT
     type     = kind [" | None"]                                null in every version, unless the spec says which
     kind     = i8 | i16 | i32 | i64 | bool | uuid              of a fixed size
-             | str | bytes | records | chunks                  with their length
+             | str | prose | bytes | records | chunks          with their length
              | STRUCT | "Sequence[" kind "]"
     spec     = versions [" null " versions] [" tag " NUMBER]   a tagged field stands behind the others, by number
     versions = NUMBER | NUMBER "+" | NUMBER "-" NUMBER
@@ -18,6 +18,7 @@ version on that `apis` calls flexible they are unsigned varints, one more than t
 struct ends with its tagged fields: their number, then number, size and content of each. Arrays are the same with
 elements for bytes. Numbers are big-endian.
 
+`prose` is a string for people, which is cut where it would be too long: it may quote what a client has sent.
 `bytes` are copied out of a frame, `records` are a view of it. `chunks` are records that are sent in pieces, so
 that batches of several files need not be copied together; decoded, they are one view.
 
@@ -57,6 +58,7 @@ i16 = Annotated[int, Wire("h")]
 i32 = Annotated[int, Wire("i")]
 i64 = Annotated[int, Wire("q")]
 uuid = Annotated[bytes, Wire("16s")]
+prose = Annotated[str, Wire("prose")]
 records = Annotated[Buffer, Wire("records")]
 chunks = Annotated[Sequence[Buffer], Wire("chunks")]
 
@@ -65,11 +67,22 @@ NO_UUID = bytes(16)
 ALL_VERSIONS = range(1 << 15)
 NO_VERSIONS = range(0)
 FIXED = {"b", "h", "i", "q", "?", "16s"}
-ZEROS: dict[str, object] = {"b": 0, "h": 0, "i": 0, "q": 0, "?": False, "16s": NO_UUID, "str": "", "bytes": b""}
+STRINGS = {"str", "prose"}
+ZEROS: dict[str, object] = {
+    "b": 0,
+    "h": 0,
+    "i": 0,
+    "q": 0,
+    "?": False,
+    "16s": NO_UUID,
+    "str": "",
+    "prose": "",
+    "bytes": b"",
+}
 
 
 class Field(NamedTuple):
-    """One line of the table. `kind` is one of `FIXED`, str, bytes, records, chunks, struct or array.
+    """One line of the table. `kind` is one of `FIXED`, str, prose, bytes, records, chunks, struct or array.
 
     `struct` is the class of a struct, `element` what an array holds: a field without a name.
     """

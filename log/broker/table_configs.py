@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from framework.log.broker.schema import Struct, i8, i16, i32, i64
+from framework.log.broker.schema import Struct, i8, i16, i32, i64, prose
 
 # Settings. Resource types: 2 is a topic, 4 a broker.
 
@@ -55,7 +55,7 @@ class DescribedResource(Struct):
     """The settings of one resource."""
 
     error_code: i16 = 0
-    error_message: str | None = None
+    error_message: prose | None = None
     resource_type: i8
     resource_name: str
     configs: Sequence[DescribedConfig] = ()
@@ -94,7 +94,7 @@ class AlteredResource(Struct):
     """Whether one resource is set so."""
 
     error_code: i16 = 0
-    error_message: str | None = None
+    error_message: prose | None = None
     resource_type: i8
     resource_name: str
 

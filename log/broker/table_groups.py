@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from framework.log.broker.schema import Struct, i8, i16, i32, i64
+from framework.log.broker.schema import Struct, i8, i16, i32, i64, prose
 
 # FindCoordinator.
 
@@ -26,7 +26,7 @@ class Coordinator(Struct):
     host: str
     port: i32
     error_code: i16 = 0
-    error_message: str | None = None
+    error_message: prose | None = None
 
 
 class FindCoordinatorResponse(Struct):
@@ -34,7 +34,7 @@ class FindCoordinatorResponse(Struct):
 
     throttle_time_ms: Annotated[i32, "1+"] = 0
     error_code: Annotated[i16, "0-3"] = 0
-    error_message: Annotated[str | None, "1-3"] = None
+    error_message: Annotated[prose | None, "1-3"] = None
     node_id: Annotated[i32, "0-3"] = -1
     host: Annotated[str, "0-3"] = ""
     port: Annotated[i32, "0-3"] = -1

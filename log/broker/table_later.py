@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from framework.log.broker.schema import Struct, i16, i32, i64
+from framework.log.broker.schema import Struct, i16, i32, i64, prose
 
 
 class TransactionTopic(Struct):
@@ -150,6 +150,6 @@ class SaslAuthenticateResponse(Struct):
     """The step that answers it."""
 
     error_code: i16 = 0
-    error_message: str | None = None
+    error_message: prose | None = None
     auth_bytes: bytes = b""
     session_lifetime_ms: Annotated[i64, "1+"] = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from framework.log.broker.schema import NO_UUID, Struct, chunks, i8, i16, i32, i64, records, uuid
+from framework.log.broker.schema import NO_UUID, Struct, chunks, i8, i16, i32, i64, prose, records, uuid
 
 # Produce.
 
@@ -38,7 +38,7 @@ class RecordFault(Struct):
     """Which record of a refused batch is at fault."""
 
     batch_index: i32
-    error_message: str | None = None
+    error_message: prose | None = None
 
 
 class Leader(Struct):
@@ -57,7 +57,7 @@ class ProducedPartition(Struct):
     log_append_time_ms: Annotated[i64, "2+"] = -1
     log_start_offset: Annotated[i64, "5+"] = -1
     record_errors: Annotated[Sequence[RecordFault], "8+"] = ()
-    error_message: Annotated[str | None, "8+"] = None
+    error_message: Annotated[prose | None, "8+"] = None
     current_leader: Annotated[Leader, "10+ tag 0"] = Leader()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from framework.log.broker.schema import NO_UUID, Struct, i8, i16, i32, i64, uuid
+from framework.log.broker.schema import NO_UUID, Struct, i8, i16, i32, i64, prose, uuid
 from framework.log.broker.table_group_admin import NOT_SAID
 
 # Metadata.
@@ -91,7 +91,7 @@ class DescribeClusterResponse(Struct):
 
     throttle_time_ms: i32 = 0
     error_code: i16 = 0
-    error_message: str | None = None
+    error_message: prose | None = None
     endpoint_type: Annotated[i8, "1+"] = 1
     cluster_id: str
     controller_id: i32 = -1
@@ -150,7 +150,7 @@ class CreatedTopic(Struct):
     name: str
     topic_id: Annotated[uuid, "7+"] = NO_UUID
     error_code: i16 = 0
-    error_message: Annotated[str | None, "1+"] = None
+    error_message: Annotated[prose | None, "1+"] = None
     topic_config_error_code: Annotated[i16, "5+ tag 0"] = 0
     num_partitions: Annotated[i32, "5+"] = -1
     replication_factor: Annotated[i16, "5+"] = -1
@@ -185,7 +185,7 @@ class DeletedTopic(Struct):
     name: Annotated[str | None, "0+ null 6+"]
     topic_id: Annotated[uuid, "6+"] = NO_UUID
     error_code: i16 = 0
-    error_message: Annotated[str | None, "5+"] = None
+    error_message: Annotated[prose | None, "5+"] = None
 
 
 class DeleteTopicsResponse(Struct):
@@ -222,7 +222,7 @@ class CreatedPartitions(Struct):
 
     name: str
     error_code: i16 = 0
-    error_message: str | None = None
+    error_message: prose | None = None
 
 
 class CreatePartitionsResponse(Struct):

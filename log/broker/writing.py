@@ -12,10 +12,12 @@ from functools import cache, partial
 from typing import Any
 
 from framework.log.broker.reading import MAX_STRING_BYTES
-from framework.log.broker.schema import FIXED, Buffer, Field, Struct, fields_of
+from framework.log.broker.schema import FIXED, STRINGS, Buffer, Field, Struct, fields_of
 
 Write = Callable[["Target", Any], None]
 
+MAX_PROSE_CHARACTERS = 4000
+"""How much of an error's text is sent: four bytes a character are still a string that can be."""
 COPIED_BYTES = 2048
 """Records up to so many bytes are copied: to send a buffer more costs more than that."""
 
@@ -129,10 +131,12 @@ def _writer(field: Field, version: int, flexible: bool) -> Write:
         return partial(_write_fixed, struct.Struct(f">{field.kind}").pack)
     if field.struct is not None:
         return writer(field.struct, version, flexible)
-    length = compact if flexible else _SHORT if field.kind == "str" else _LONG
+    length = compact if flexible else _SHORT if field.kind in STRINGS else _LONG
     null = length(-1) if version in field.null else None
     if field.element is not None:
         return _array_writer(field.element, version, flexible, length, null)
+    if field.kind == "prose":
+        return partial(_write_prose, _string_writer(length, null))
     make = {"str": _string_writer, "bytes": _bytes_writer, "records": _bytes_writer, "chunks": _chunks_writer}
     return make[field.kind](length, null)
 
@@ -178,6 +182,10 @@ def _string_writer(length: Length, null: bytes | None) -> Write:
         target += text
 
     return write
+
+
+def _write_prose(write: Write, target: Target, value: str | None) -> None:
+    write(target, None if value is None else value[:MAX_PROSE_CHARACTERS])
 
 
 def _bytes_writer(length: Length, null: bytes | None) -> Write:

@@ -58,6 +58,7 @@ def _values(field: Field) -> st.SearchStrategy[Any]:
         "?": st.booleans(),
         "16s": st.just(NO_UUID) | st.binary(min_size=16, max_size=16),
         "str": st.sampled_from(TEXTS) | st.text(max_size=9),
+        "prose": st.sampled_from(TEXTS[:-1]) | st.text(max_size=9),
         "bytes": data,
         "records": data,
         "chunks": st.lists(data, max_size=2).map(tuple),

@@ -26,7 +26,12 @@ from framework.log.broker import (
     served,
 )
 from framework.log.broker.table_configs import ApiVersionsRequest, ApiVersionsResponse
-from framework.log.broker.table_groups import HeartbeatRequest, HeartbeatResponse
+from framework.log.broker.table_groups import (
+    FindCoordinatorRequest,
+    FindCoordinatorResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+)
 from framework.log.broker.table_records import (
     FetchedPartition,
     FetchedTopic,
@@ -203,6 +208,15 @@ def test_other_requests_that_are_not_served_have_no_answer(key: int, version: in
 
 def test_every_served_version_is_in_the_table() -> None:
     assert [api.name for api in APIS.values() if api.served and not set(api.served) <= set(api.versions)] == []
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_what_an_error_says_is_cut_where_it_would_be_too_long(version: int) -> None:
+    """It may quote a name as long as a string can be."""
+    request = Request(APIS[10], version, 1, None, FindCoordinatorRequest(key="x"))
+    frame = framed(encode_response(request, FindCoordinatorResponse(error_message="\U0001f600" * 40_000)))
+    _, answer = decode_response(frame, APIS[10], version)
+    assert answer == FindCoordinatorResponse(error_message="\U0001f600" * 4_000)
 
 
 # Records are not copied.

@@ -142,6 +142,7 @@ MALFORMED = [
         produce(b"\2\2t\2\0\0\0\0" + varint(9) + b"short"),
         r"partitions\[0\].records at byte \d+: 8 bytes do not fit",
     ),
+    (produce(b"\2\2t\2\0\0\0\0" + b"\xff" * 9), r"\[0\].records at byte \d+: a number has more than 5 bytes"),
     (produce(b"\1" + varint(MANY)), r"tags at byte \d+: 50000000 elements of 2 bytes"),
     (produce(b"\1\2\5\0\5\0"), r"tags at byte \d+: tag 5 stands behind tag 5"),
     (produce(b"\1\1\5" + varint(MANY)), r"tags at byte \d+: 50000000 bytes do not fit"),
