@@ -206,6 +206,12 @@ def test_other_requests_that_are_not_served_have_no_answer(key: int, version: in
     assert refused.value.answer is None
 
 
+def test_produce_and_join_group_are_served_from_version_0() -> None:
+    """Else librdkafka before 2.11.1 sends nothing compressed, and before 2.11 does not balance consumers."""
+    lowest = {version.api_key: version.min_version for version in served()}
+    assert (lowest[0], lowest[11]) == (0, 0)
+
+
 def test_every_served_version_is_in_the_table() -> None:
     assert [api.name for api in APIS.values() if api.served and not set(api.served) <= set(api.versions)] == []
 
