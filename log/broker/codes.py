@@ -115,6 +115,17 @@ _CODES: list[tuple[type[Exception], Code]] = [
 """The first line that fits counts. What a client sent damaged is not here: for that, `CORRUPT_MESSAGE` is the code."""
 
 
+class Refusal(errors.Error):
+    """What was asked for is not done, for a reason that has a code; `str` is what to tell the client."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        """*text* carries values, and the way out."""
+        super().__init__(text)
+        self.code = code
+
+
 def code_of(error: Exception) -> Code:
     """The code of what went wrong with the log; `UNKNOWN_SERVER_ERROR` for what should not happen."""
+    if isinstance(error, Refusal):
+        return error.code
     return next((code for kind, code in _CODES if isinstance(error, kind)), Code.UNKNOWN_SERVER_ERROR)
