@@ -19,6 +19,7 @@ DEBUG_VARIABLE = "FRAMEWORK_DEBUG"
 INTERRUPTED = 130
 COMMANDS = {
     "worker": "framework.cli.worker:worker",
+    "broker": "framework.cli.broker:broker",
     "topics": "framework.cli.topics:topics",
     "agents": "framework.cli.agents:agents",
     "dlq": "framework.cli.dlq:dlq",
