@@ -20,6 +20,7 @@
     |-- OffsetOutOfRange        below the log start, or above the log end
     |-- ProducerFenced          a newer producer of the same id has taken over
     |-- OutOfOrderSequence      an idempotent producer skipped a sequence number
+    |   `-- UnknownProducer     nothing is known of it, and it does not begin at 0
     |-- PartitionFailed         a write or sync failed; nobody may append until it is reopened
     |-- LogClosed               used after `close`
     |-- MalformedFrame          a client of the broker sent what is not the Kafka protocol
@@ -120,6 +121,10 @@ class ProducerFenced(Error):
 
 class OutOfOrderSequence(Error):
     """An idempotent producer's sequence number leaves a gap."""
+
+
+class UnknownProducer(OutOfOrderSequence):
+    """An idempotent producer goes on of which the log knows nothing, or nothing any more."""
 
 
 class PartitionFailed(Error):

@@ -105,6 +105,7 @@ _CODES: list[tuple[type[Exception], Code]] = [
     (errors.PartitionBusy, Code.REQUEST_TIMED_OUT),
     (errors.OffsetOutOfRange, Code.OFFSET_OUT_OF_RANGE),
     (errors.ProducerFenced, Code.INVALID_PRODUCER_EPOCH),
+    (errors.UnknownProducer, Code.UNKNOWN_PRODUCER_ID),
     (errors.OutOfOrderSequence, Code.OUT_OF_ORDER_SEQUENCE_NUMBER),
     (errors.PartitionFailed, Code.KAFKA_STORAGE_ERROR),
     (errors.Damaged, Code.KAFKA_STORAGE_ERROR),
