@@ -134,11 +134,6 @@ class Connection(asyncio.Protocol):
             self._host.relieve()
         self._go_on()
 
-    def eof_received(self) -> bool:
-        """It sends nothing more, but wants its answers."""
-        self.finish()
-        return True
-
     def pause_writing(self) -> None:
         """It does not take what it is sent."""
         self._is_blocked = True
