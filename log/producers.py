@@ -70,9 +70,7 @@ class Producers:
         if state is None or header.producer_epoch > state.epoch:
             if header.base_sequence != 0 and not header.producer_id & TASK_PRODUCER_BIT:
                 error = UnknownProducer if state is None else OutOfOrderSequence
-                raise error(
-                    f"producer {header.producer_id} begins at sequence {header.base_sequence}, not 0"
-                )
+                raise error(f"producer {header.producer_id} begins at sequence {header.base_sequence}, not 0")
             return False
         ahead = (header.last_sequence - state.last_sequence) & _MASK
         if ahead == 0 or ahead > _HALF:

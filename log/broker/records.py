@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from framework.log.broker.codes import Code, Refusal, code_of
@@ -25,6 +25,7 @@ from framework.log.broker.table_records import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse,
 )
+from framework.log.codec import decode
 from framework.log.cursor import first_record_at
 from framework.log.errors import Error
 from framework.log.partition import Partition
@@ -91,7 +92,25 @@ def _last_in_time(node: Node, partition: Partition, end: int) -> tuple[int, int]
     finally:
         reader.close()
     largest = max([header.max_timestamp for header, _ in last] + [each.max_timestamp for each in partition.segments()])
-    return first_record_at(node.log.reader, partition, largest, end)
+    found = first_record_at(node.log.reader, partition, largest, end)
+    # It may be of a record before the log start, or of one that cannot be read yet.
+    return found or first_record_at(node.log.reader, partition, max(_times(node, partition, end), default=-1), end)
+
+
+def _times(node: Node, partition: Partition, end: int) -> Iterator[int]:
+    """The largest timestamp of each batch below *end*."""
+    start = partition.log_start
+    reader = node.log.reader(partition, start)
+    try:
+        while reader.offset < end:
+            for header, batch in reader.read().batches:
+                if start <= header.base_offset and header.next_offset <= end:
+                    yield header.max_timestamp
+                else:
+                    records = decode(batch, partition.topic.settings.most_uncompressed_bytes)
+                    yield from (record.timestamp for record in records if start <= record.offset < end)
+    finally:
+        reader.close()
 
 
 def offset_for_leader_epoch(

@@ -16,7 +16,7 @@ from framework.log.broker.memory import MIN_FETCH_BYTES
 from framework.log.broker.server import Broker
 from framework.log.broker.table_records import FetchRequest
 from framework.log.header import CRC_START, walk
-from tests.log.broker.client import RawClient, batch_of, bytes_of, connected, fetching
+from tests.log.broker.client import RawClient, batch_of, bytes_of, connected, fetching, until
 from tests.log.broker.conftest import Connect, Start
 from tests.log.conftest import Child
 
@@ -55,9 +55,7 @@ async def client(broker: Broker, connect: Connect) -> RawClient:
 
 async def waits(broker: Broker, partitions: int = 1) -> None:
     """Return when somebody waits for so many partitions."""
-    async with asyncio.timeout(30):
-        while broker.node.bell.waiting < partitions:
-            await asyncio.sleep(0)
+    await until(lambda: broker.node.bell.waiting >= partitions)
 
 
 @pytest.mark.parametrize("version", range(4, 13))
@@ -201,9 +199,7 @@ async def test_it_waits_until_there_is_as_much_as_it_wants(
     assert bases(bytes_of(response.topics[0].partitions[0])) == [0, 1, 2]
 
 
-async def test_when_its_time_is_over_it_gets_what_there_is(
-    log: Log, partition: Partition, client: RawClient
-) -> None:
+async def test_when_its_time_is_over_it_gets_what_there_is(log: Log, partition: Partition, client: RawClient) -> None:
     append(log, partition, b"a")
     assert bytes_of(await client.fetch("flights", 1, max_wait_ms=20)) == b""
     part = await client.fetch("flights", 0, max_wait_ms=20, min_bytes=1 << 20)
@@ -222,9 +218,7 @@ async def test_a_client_that_goes_while_it_waits_leaves_nothing(broker: Broker) 
     async with connected(broker) as client:
         client.send("Fetch", 12, fetching("flights", {0: 0}, max_wait_ms=FOREVER_MS))
         await waits(broker)
-    async with asyncio.timeout(30):
-        while broker.connections or broker.node.bell.waiting:
-            await asyncio.sleep(0)
+    await until(lambda: not (broker.connections or broker.node.bell.waiting))
     assert broker.node.memory.in_hand_bytes == broker.node.memory.unsent_bytes == 0
 
 
@@ -285,9 +279,7 @@ async def test_a_client_that_goes_while_the_disk_reads_leaves_nothing(
     async with connected(broker) as client:
         client.send("Fetch", 12, fetching("old", {0: 0}))
         await asyncio.to_thread(blocks.waiting.wait, 30)
-    async with asyncio.timeout(30):
-        while broker.connections:
-            await asyncio.sleep(0)
+    await until(lambda: not broker.connections)
     blocks.go_on.set()
     assert len(broker.node.readers) == 0
 
@@ -316,9 +308,7 @@ async def test_readers_are_kept_for_those_who_read_last(log: Log, start: Start, 
             assert len(broker.node.readers) <= 2
     assert bases(bytes_of(await other.fetch("wide", 0))) == [0]
     other.writer.close()
-    async with asyncio.timeout(30):
-        while broker.connections > 1:
-            await asyncio.sleep(0)
+    await until(lambda: broker.connections == 1)
     assert len(broker.node.readers) == 1
 
 

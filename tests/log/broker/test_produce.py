@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from framework.log import Log, StoredRecord, TopicSettings
-from framework.log.broker import Code
+from framework.log.broker import Buffer, Code
 from framework.log.broker.sent_before import SentBefore
 from framework.log.broker.table_records import InitProducerIdRequest, ProducePartition, ProduceRequest, ProduceTopic
 from framework.log.header import CONTROL, CRC_START, HEADER, read_header, seal
@@ -76,7 +76,9 @@ async def test_several_partitions_are_answered_one_by_one(client: RawClient) -> 
         ProduceTopic(name="prices", partitions=[ProducePartition(index=0, records=batch_of(b"5", key=b"tea"))]),
     ]
     response = await client.ask("Produce", 9, ProduceRequest(acks=-1, timeout_ms=1, topics=topics))
-    answered = [(t.name, p.index, Code(p.error_code).name, p.base_offset) for t in response.topics for p in t.partitions]
+    answered = [
+        (t.name, p.index, Code(p.error_code).name, p.base_offset) for t in response.topics for p in t.partitions
+    ]
     assert answered == [
         ("flights", 1, "NONE", 0),
         ("flights", 7, "UNKNOWN_TOPIC_OR_PARTITION", -1),
@@ -109,7 +111,7 @@ async def test_compressed_batches_are_kept_as_they_are(log: Log, client: RawClie
     assert kept[CRC_START:] == batch[CRC_START:]
 
 
-def refused_batches() -> dict[str, tuple[Callable[[], bytes | None], Code, str]]:
+def refused_batches() -> dict[str, tuple[Callable[[], Buffer | None], Code, str]]:
     """What may not be appended, with the code and a part of the text that say why."""
     zstd = read_header(batch_of(b"x" * 100, compression="zstd")).attributes
     return {
@@ -141,8 +143,12 @@ def refused_batches() -> dict[str, tuple[Callable[[], bytes | None], Code, str]]
             Code.INVALID_RECORD,
             "1073741824 records do not fit in",
         ),
-        "offsets beyond its records": (lambda: changed(batch_of(b"x"), last_offset_delta=4), Code.INVALID_RECORD, "up to"),
-        "numbered twice": (lambda: numbered_twice(), Code.INVALID_RECORD, "not numbered one after the other"),
+        "offsets beyond its records": (
+            lambda: changed(batch_of(b"x"), last_offset_delta=4),
+            Code.INVALID_RECORD,
+            "up to",
+        ),
+        "numbered twice": (numbered_twice, Code.INVALID_RECORD, "not numbered one after the other"),
         "transactional": (lambda: changed(batch_of(b"x"), attributes=0x10), Code.INVALID_TXN_STATE, "transaction"),
         "control": (lambda: changed(batch_of(b"x"), attributes=CONTROL), Code.INVALID_RECORD, "a control batch"),
         "with a horizon": (lambda: changed(batch_of(b"x"), attributes=0x40), Code.INVALID_RECORD, "attributes 0x0040"),
@@ -231,7 +237,7 @@ async def drawn(client: RawClient) -> int:
 
 async def test_a_batch_sent_again_is_acknowledged_with_its_offset(log: Log, client: RawClient) -> None:
     """Each of the five that may be unacknowledged; older ones as sent before, which clients take for success."""
-    options = {"producer_id": await drawn(client), "producer_epoch": 0}
+    options: dict[str, Any] = {"producer_id": await drawn(client), "producer_epoch": 0}
     batches = [bytes(batch_of(b"a", b"b", **options, base_sequence=2 * number)) for number in range(6)]
     for _ in range(2):
         answers = [await client.produce("flights", batch) for batch in batches]
