@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     agents,
+    broker,
     grouped,
     latency,
     log_append,
@@ -40,6 +41,7 @@ ROWS: list[Row] = [
     *log_read.ROWS,
     *log_open.ROWS,
     *protocol.ROWS,
+    *broker.ROWS,
     *latency.ROWS,
     *startup.ROWS,
     *resident.ROWS,

@@ -51,7 +51,7 @@ def receive(address: str, topic: str, count: int) -> list[bytes]:
             record = consumer.poll(TIMEOUT_S)
             assert record is not None
             assert record.error() is None
-            values.append(record.value())
+            values.append(record.value() or b"")
         return values
     finally:
         consumer.close()
@@ -68,7 +68,7 @@ def test_a_broker_serves_until_a_signal_comes(shell: Shell, number: signal.Signa
     assert [row["value"] for row in rows] == ["UA 1", "AA 2"]
     done = broker.end(number)
     assert done.code == 0
-    lines = done.err.splitlines()
+    lines = (broker.seen + done.err).splitlines()
     assert lines[0] == f"made the data directory {shell.folder / 'data'}"
     assert re.fullmatch(rf"framework .+, broker, process {broker.pid}", lines[1])
     assert lines[2:5] == [f"data   {shell.folder / 'data'}", f"listen {address}", "serving; SIGTERM or Ctrl-C stops it"]
