@@ -175,11 +175,17 @@ class Coordinator:
     def tick(self) -> int | None:
         """Do what is due by now; when to call again, None while nothing can become due."""
         now_ms = self._now_ms()
-        for due in self._timers.take(now_ms):
+        while (due := self._timers.pop(now_ms)) is not None:
             group = self._groups.get(due.group_id)
             if group is not None:
                 self._over(group, due, now_ms)
         return self._timers.next_ms
+
+    def close(self) -> None:
+        """Answer everybody who waits: they look for their coordinator again."""
+        for group in self._groups.values():
+            for member in group.members.values():
+                member.refuse(Code.COORDINATOR_NOT_AVAILABLE)
 
     # Looking at groups, and deleting them.
 

@@ -53,10 +53,10 @@ class OffsetStore(Protocol):
         """Forget what *group* has committed at *places*."""
 
     def expire(self, before_ms: int, now_ms: int, live: Collection[str], topics: Container[str]) -> Future[int]:
-        """Forget what was committed before *before_ms*, and what is of a topic whose id is not among *topics*.
+        """Forget the groups that committed last before *before_ms*, and what is of a topic that is not in *topics*.
 
-        The groups that are *live* keep their offsets, and are noted as seen at *now_ms*: they are kept as long from
-        then on as if they had committed. Returns how many offsets are forgotten.
+        The groups that are *live* are noted as seen at *now_ms*, which counts like a commit; *topics* are ids. Returns
+        how many offsets are forgotten.
         """
 
 
@@ -66,6 +66,7 @@ class ForeignMember:
 
     member_id: str
     client_id: str
+    client_host: str
     partitions: Mapping[str, Sequence[int]]
 
 
@@ -74,7 +75,6 @@ class ForeignGroup:
     """A group that is not the broker's: what it has read, and who reads."""
 
     name: str
-    protocol_type: str
     offsets: Mapping[Place, int]
     members: Sequence[ForeignMember] = ()
 
@@ -83,10 +83,22 @@ class ForeignGroups(Protocol):
     """Groups that others keep, such as agents and jobs. They are shown, and cannot be joined, committed or deleted."""
 
     def names(self) -> Container[str]:
-        """Their names; quick, may be some seconds old."""
+        """Their names; quick, and may be a second old."""
 
     def groups(self) -> Mapping[str, ForeignGroup]:
         """All of them by name; blocks while it reads."""
+
+
+class NoForeignGroups:
+    """What there is without agents and jobs."""
+
+    def names(self) -> Container[str]:
+        """As `ForeignGroups.names`."""
+        return ()
+
+    def groups(self) -> Mapping[str, ForeignGroup]:
+        """As `ForeignGroups.groups`."""
+        return {}
 
 
 class MemoryOffsets:
@@ -102,7 +114,9 @@ class MemoryOffsets:
         """As `OffsetStore.commit`."""
         if group not in self._offsets and len(self._offsets) >= self._max_groups:
             raise too_many(group, self._max_groups)
-        self._offsets.setdefault(group, {}).update(offsets)
+        if offsets:
+            self._offsets.setdefault(group, {}).update(offsets)
+            self._seen_ms[group] = max(each.time_ms for each in offsets.values())
         return _done(None)
 
     def fetch(self, group: str, places: Iterable[Place] | None = None) -> dict[Place, Committed]:
@@ -135,19 +149,15 @@ class MemoryOffsets:
         for group, offsets in list(self._offsets.items()):
             if group in live:
                 self._seen_ms[group] = now_ms
-            places = expired(offsets, self._seen_ms.get(group, 0), before_ms, topics)
+            places = expired(offsets, self._seen_ms[group], before_ms, topics)
             self.delete(group, places)
             gone += len(places)
         return _done(gone)
 
 
-def expired(offsets: Mapping[Place, Committed], seen_ms: int, before_ms: int, topics: Container[str]) -> list[Place]:
-    """Which of the *offsets* of a group that was last seen at *seen_ms* have to go."""
-    return [
-        place
-        for place, committed in offsets.items()
-        if max(committed.time_ms, seen_ms) < before_ms or place[0] not in topics
-    ]
+def expired(offsets: Iterable[Place], seen_ms: int, before_ms: int, topics: Container[str]) -> list[Place]:
+    """Which of the *offsets* of a group that committed, or was seen, last at *seen_ms* have to go."""
+    return [place for place in offsets if seen_ms < before_ms or place[0] not in topics]
 
 
 def too_many(group: str, most: int) -> TooManyGroups:

@@ -50,23 +50,24 @@ class Timers(Generic[K]):
             for each, at_ms in self._due.items():
                 self._push(each, at_ms)
 
-    def take(self, now_ms: int) -> list[K]:
-        """The keys that are due, in the order of their deadlines; they have none any more."""
-        due: list[tuple[int, int, K]] = []
+    def pop(self, now_ms: int) -> K | None:
+        """The key that is due for the longest, which has no deadline any more; None if none is due.
+
+        One at a time, because what is done about one may move the deadlines of others.
+        """
         while self._heap and self._heap[0][0] <= now_ms:
-            queued_ms, number, key = heapq.heappop(self._heap)
+            queued_ms, _, key = heapq.heappop(self._heap)
             if self._queued.get(key) != queued_ms:
                 continue  # It was set to an earlier time since, which has an entry of its own.
             del self._queued[key]
             at_ms = self._due.get(key)
             if at_ms is None:
                 continue
-            if at_ms > now_ms:
-                self._push(key, at_ms)
-            else:
+            if at_ms == queued_ms:
                 del self._due[key]
-                due.append((at_ms, number, key))
-        return [key for _, _, key in sorted(due, key=lambda entry: entry[:2])]
+                return key
+            self._push(key, at_ms)
+        return None
 
     def _push(self, key: K, at_ms: int) -> None:
         self._count += 1
