@@ -40,6 +40,7 @@ from framework.log.broker.table_group_admin import (
     Subscription,
     TopicPartitions,
 )
+from framework.log.broker.table_groups import Coordinator as FoundCoordinator
 from framework.log.broker.table_groups import (
     FindCoordinatorRequest,
     FindCoordinatorResponse,
