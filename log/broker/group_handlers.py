@@ -21,7 +21,7 @@ from framework.log.broker.codes import Code
 from framework.log.broker.coordinator import CLASSIC, Client, Coordinator
 from framework.log.broker.group import CONSUMER, State
 from framework.log.broker.group_settings import GroupSettings
-from framework.log.broker.offset_handlers import Caller, OffsetHandlers, code_settled, settled
+from framework.log.broker.offset_handlers import Answer, Context, OffsetHandlers, settled
 from framework.log.broker.offsets import ForeignGroup, ForeignGroups, ForeignMember, NoForeignGroups, OffsetStore
 from framework.log.broker.requests import encode_blob
 from framework.log.broker.schema import Struct
@@ -66,7 +66,7 @@ S = TypeVar("S", bound=Struct)
 logger = logging.getLogger(__name__)
 
 
-class Node(NamedTuple):
+class Address(NamedTuple):
     """A broker, as clients reach it."""
 
     node_id: int
@@ -74,8 +74,7 @@ class Node(NamedTuple):
     port: int
 
 
-Answer = Struct | Awaitable[Struct]
-Handler = Callable[[Caller, int, Any], Answer]
+Handler = Callable[[Context, int, Any], Answer]
 
 
 class GroupHandlers:
@@ -87,12 +86,12 @@ class GroupHandlers:
         offsets: OffsetStore,
         settings: GroupSettings,
         *,
-        node: Callable[[], Node],
+        address: Callable[[], Address],
         foreign: ForeignGroups | None = None,
         random: Random | None = None,
     ) -> None:
-        """*node* is the broker itself; *foreign* are the groups that are not its own."""
-        self._log, self._offsets, self._settings, self._node = log, offsets, settings, node
+        """*address* is the broker itself; *foreign* are the groups that are not its own."""
+        self._log, self._offsets, self._settings, self._address = log, offsets, settings, address
         self._foreign = foreign or NoForeignGroups()
         self.coordinator = Coordinator(settings, self._now_ms, random)
         self._committed = OffsetHandlers(log, offsets, settings, self.coordinator, self._foreign)
@@ -149,9 +148,9 @@ class GroupHandlers:
 
     # Membership.
 
-    def find_coordinator(self, caller: Caller, version: int, body: FindCoordinatorRequest) -> Answer:
+    def find_coordinator(self, context: Context, version: int, body: FindCoordinatorRequest) -> Answer:
         """The broker itself, for every group."""
-        node_id, host, port = self._node()
+        node_id, host, port = self._address()
         code, text = Code.NONE, None
         if body.key_type != GROUP_KEY:
             node_id, host, port = -1, "", -1
@@ -164,22 +163,22 @@ class GroupHandlers:
         ]
         return FindCoordinatorResponse(coordinators=found)
 
-    def join(self, caller: Caller, version: int, body: JoinGroupRequest) -> Answer:
+    def join(self, context: Context, version: int, body: JoinGroupRequest) -> Answer:
         """Answered when the generation is made."""
         if self._is_foreign(body.group_id):
             return JoinGroupResponse(error_code=Code.GROUP_AUTHORIZATION_FAILED, member_id=body.member_id)
-        client = Client(caller.client_id or "", caller.client_host)
+        client = Client(context.client.client_id or "", context.client.host)
         return self._later(partial(self.coordinator.join, body, version, client))
 
-    def sync(self, caller: Caller, version: int, body: SyncGroupRequest) -> Answer:
+    def sync(self, context: Context, version: int, body: SyncGroupRequest) -> Answer:
         """Answered when the leader has said who gets what."""
         return self._later(partial(self.coordinator.sync, body))
 
-    def heartbeat(self, caller: Caller, version: int, body: HeartbeatRequest) -> HeartbeatResponse:
+    def heartbeat(self, context: Context, version: int, body: HeartbeatRequest) -> HeartbeatResponse:
         """At once."""
         return self.coordinator.heartbeat(body)
 
-    def leave(self, caller: Caller, version: int, body: LeaveGroupRequest) -> LeaveGroupResponse:
+    def leave(self, context: Context, version: int, body: LeaveGroupRequest) -> LeaveGroupResponse:
         """At once."""
         response = self.coordinator.leave(body, version)
         self._wake()
@@ -187,12 +186,12 @@ class GroupHandlers:
 
     # Looking at groups, and deleting them.
 
-    async def describe(self, caller: Caller, version: int, body: DescribeGroupsRequest) -> DescribeGroupsResponse:
+    async def describe(self, context: Context, version: int, body: DescribeGroupsRequest) -> DescribeGroupsResponse:
         """What is going on in some groups."""
         foreign, stored = await asyncio.to_thread(self._foreign.groups), set(self._offsets.groups())
         return DescribeGroupsResponse(groups=[self._described(each, foreign.get(each), stored) for each in body.groups])
 
-    async def list_all(self, caller: Caller, version: int, body: ListGroupsRequest) -> ListGroupsResponse:
+    async def list_all(self, context: Context, version: int, body: ListGroupsRequest) -> ListGroupsResponse:
         """Every group, or those in some states."""
         foreign = await asyncio.to_thread(self._foreign.groups)
         found = {each.group_id: each for each in self.coordinator.listed()}
@@ -208,21 +207,27 @@ class GroupHandlers:
         ]
         return ListGroupsResponse(groups=groups)
 
-    def delete(self, caller: Caller, version: int, body: DeleteGroupsRequest) -> Awaitable[DeleteGroupsResponse]:
+    def delete(self, context: Context, version: int, body: DeleteGroupsRequest) -> Awaitable[DeleteGroupsResponse]:
         """Forget groups that nobody is in, with their offsets."""
         stored = set(self._offsets.groups())
-        asked = []
+        codes: dict[str, Code] = {}
+        asked: dict[str, Future[None]] = {}
         for group_id in body.groups:
             code = Code.GROUP_AUTHORIZATION_FAILED if self._is_foreign(group_id) else self.coordinator.delete(group_id)
-            there = code in (Code.NONE, Code.GROUP_ID_NOT_FOUND) and group_id in stored
-            asked.append((group_id, code, self._offsets.delete_group(group_id) if there else None))
-        return self._deleted(asked)
+            if code in (Code.NONE, Code.GROUP_ID_NOT_FOUND) and group_id in stored:
+                asked[group_id], code = self._offsets.delete_group(group_id), Code.NONE
+            codes.setdefault(group_id, code)
+        return self._deleted(codes, asked)
 
-    async def _deleted(self, asked: list[tuple[str, Code, Future[None] | None]]) -> DeleteGroupsResponse:
-        groups = []
-        for group_id, code, future in asked:
-            groups.append(DeletedGroup(group_id=group_id, error_code=await code_settled(future) if future else code))
-        return DeleteGroupsResponse(groups=groups)
+    async def _deleted(self, codes: dict[str, Code], asked: dict[str, Future[None]]) -> DeleteGroupsResponse:
+        for group_id, done in asked.items():
+            try:
+                await settled(done)
+            except Error:
+                codes[group_id] = Code.COORDINATOR_NOT_AVAILABLE
+        return DeleteGroupsResponse(
+            groups=[DeletedGroup(group_id=group_id, error_code=code) for group_id, code in codes.items()]
+        )
 
     def _described(self, group_id: str, foreign: ForeignGroup | None, stored: Container[str]) -> DescribedGroup:
         if foreign is not None:

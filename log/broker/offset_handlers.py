@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol, TypeVar
 
 from framework.log.broker.codes import Code, code_of
 from framework.log.broker.coordinator import Coordinator
 from framework.log.broker.group_settings import GroupSettings
 from framework.log.broker.offsets import Committed, ForeignGroup, ForeignGroups, OffsetStore, Place
+from framework.log.broker.schema import Struct
 from framework.log.broker.table_groups import (
     CommitPartition,
     CommittedPartition,
@@ -41,21 +43,30 @@ from framework.log.log import Log
 SEVERAL_GROUPS_FROM, GROUP_ERRORS_FROM = 8, 2
 """The versions of OffsetFetch that ask about several groups, and that have a code for a group."""
 T = TypeVar("T")
+Answer = Struct | Awaitable[Struct]
 Codes = list[tuple[str, list[tuple[int, Code]]]]
 """The code of each partition, topic by topic, in the order of the request."""
 logger = logging.getLogger(__name__)
 
 
-class Caller(Protocol):
-    """Who asks."""
+class Asking(Protocol):
+    """A client, for people."""
 
     @property
     def client_id(self) -> str | None:
         """What it calls itself."""
 
     @property
-    def client_host(self) -> str:
+    def host(self) -> str:
         """Where it is."""
+
+
+class Context(Protocol):
+    """Where a request comes from."""
+
+    @property
+    def client(self) -> Asking:
+        """Who asks."""
 
 
 class OffsetHandlers:
@@ -73,7 +84,7 @@ class OffsetHandlers:
         self._log, self._offsets, self._settings = log, offsets, settings
         self._coordinator, self._foreign = coordinator, foreign
 
-    def commit(self, caller: Caller, version: int, body: OffsetCommitRequest) -> Awaitable[OffsetCommitResponse]:
+    def commit(self, context: Context, version: int, body: OffsetCommitRequest) -> Answer:
         """Remember how far a group has read, where it may."""
         refusal = self._coordinator.check_commit(body)
         if refusal is Code.NONE and self._is_foreign(body.group_id):
@@ -92,27 +103,16 @@ class OffsetHandlers:
                     committed = Committed(part.committed_offset, part.committed_leader_epoch, metadata, now_ms)
                     offsets[info.id, part.index] = committed
             codes.append((topic.name, parts))
-        done: Future[None] | Code = Code.NONE
-        if offsets:
-            try:
-                done = self._offsets.commit(body.group_id, offsets)
-            except TooManyGroups as error:
-                logger.warning("%s", error)
-                done = Code.GROUP_MAX_SIZE_REACHED
-        return self._committed(codes, done)
+        if not offsets:
+            return _committed(codes, Code.NONE)
+        try:
+            done = self._offsets.commit(body.group_id, offsets)
+        except TooManyGroups as error:
+            logger.warning("%s", error)
+            return _committed(codes, Code.GROUP_MAX_SIZE_REACHED)
+        return answered(done, partial(_committed, codes))
 
-    async def _committed(self, codes: Codes, done: Future[None] | Code) -> OffsetCommitResponse:
-        code = done if isinstance(done, Code) else await code_settled(done)
-        topics = [
-            CommittedTopic(
-                name=name,
-                partitions=[CommittedPartition(index=index, error_code=each or code) for index, each in parts],
-            )
-            for name, parts in codes
-        ]
-        return OffsetCommitResponse(topics=topics)
-
-    async def fetch(self, caller: Caller, version: int, body: OffsetFetchRequest) -> OffsetFetchResponse:
+    async def fetch(self, context: Context, version: int, body: OffsetFetchRequest) -> OffsetFetchResponse:
         """How far groups have read."""
         several = version >= SEVERAL_GROUPS_FROM
         asked = body.groups if several else [OffsetFetchGroup(group_id=body.group_id, topics=body.topics)]
@@ -124,7 +124,7 @@ class OffsetHandlers:
             return OffsetFetchResponse(groups=found)
         return OffsetFetchResponse(topics=found[0].topics, error_code=found[0].error_code)
 
-    def delete(self, caller: Caller, version: int, body: OffsetDeleteRequest) -> Awaitable[OffsetDeleteResponse]:
+    def delete(self, context: Context, version: int, body: OffsetDeleteRequest) -> Answer:
         """Forget how far a group has read, in topics that it does not subscribe to."""
         code, subscribed = self._coordinator.check_forgets(body.group_id)
         if self._is_foreign(body.group_id):
@@ -146,20 +146,9 @@ class OffsetHandlers:
                     places.append((info.id, part.index))
                 parts.append((part.index, each))
             codes.append((topic.name, parts))
-        return self._deleted(code, codes, self._offsets.delete(body.group_id, places) if places else None)
-
-    async def _deleted(self, code: Code, codes: Codes, done: Future[None] | None) -> OffsetDeleteResponse:
-        settled_code = Code.NONE if done is None else await code_settled(done)
-        topics = [
-            OffsetDeletedTopic(
-                name=name,
-                partitions=[
-                    OffsetDeletedPartition(index=index, error_code=each or settled_code) for index, each in parts
-                ],
-            )
-            for name, parts in codes
-        ]
-        return OffsetDeleteResponse(error_code=code, topics=topics)
+        if not places:
+            return _deleted(code, codes, Code.NONE)
+        return answered(self._offsets.delete(body.group_id, places), partial(_deleted, code, codes))
 
     # How it is done.
 
@@ -230,13 +219,45 @@ async def settled(future: Future[T]) -> T:
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
-async def code_settled(future: Future[None]) -> Code:
-    """How a change of committed offsets has ended; the disk's refusals pass, so clients are told to try again."""
-    try:
-        await settled(future)
-    except Error:
-        return Code.COORDINATOR_NOT_AVAILABLE
-    return Code.NONE
+def answered(done: Future[None], build: Callable[[Code], Struct]) -> asyncio.Future[Struct]:
+    """What *build* makes of the end of a change of committed offsets, when it has ended.
+
+    The disk's refusals pass, so clients are told to try again.
+    """
+    answer: asyncio.Future[Struct] = asyncio.get_running_loop().create_future()
+
+    def finish(ended: asyncio.Future[None]) -> None:
+        error = ended.exception()
+        if answer.done():
+            return  # Cancelled, when its client is gone.
+        if error is None or isinstance(error, Error):
+            answer.set_result(build(Code.NONE if error is None else Code.COORDINATOR_NOT_AVAILABLE))
+        else:
+            answer.set_exception(error)
+
+    asyncio.wrap_future(done).add_done_callback(finish)
+    return answer
+
+
+def _committed(codes: Codes, end: Code) -> OffsetCommitResponse:
+    topics = [
+        CommittedTopic(
+            name=name, partitions=[CommittedPartition(index=index, error_code=code or end) for index, code in parts]
+        )
+        for name, parts in codes
+    ]
+    return OffsetCommitResponse(topics=topics)
+
+
+def _deleted(refusal: Code, codes: Codes, end: Code) -> OffsetDeleteResponse:
+    topics = [
+        OffsetDeletedTopic(
+            name=name,
+            partitions=[OffsetDeletedPartition(index=index, error_code=code or end) for index, code in parts],
+        )
+        for name, parts in codes
+    ]
+    return OffsetDeleteResponse(error_code=refusal, topics=topics)
 
 
 def _partition(index: int, committed: Committed | None) -> OffsetFetchedPartition:
