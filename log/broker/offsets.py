@@ -83,7 +83,7 @@ class ForeignGroups(Protocol):
     """Groups that others keep, such as agents and jobs. They are shown, and cannot be joined, committed or deleted."""
 
     def names(self) -> Container[str]:
-        """Their names; quick, and may be a second old."""
+        """Their names; quick, and may be some seconds old."""
 
     def groups(self) -> Mapping[str, ForeignGroup]:
         """All of them by name; blocks while it reads."""
