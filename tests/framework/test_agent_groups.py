@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,11 @@ import pytest
 from framework import App, Batch, Stream
 from framework.agent_groups import AgentGroups
 from framework.log import Log
+from framework.log.locks import SHARD_LOCK
+from framework.status import FILE, Counts, TaskStatus
 from framework.worker import Worker
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -74,16 +80,11 @@ async def test_without_a_state_there_are_no_groups(tmp_path: Path) -> None:
 
 async def test_the_worker_is_the_member_of_what_it_runs(app: App, tmp_path: Path) -> None:
     """Also for a broker in the worker's own process, which is not told of its own locks."""
-    from framework.log.locks import SHARD_LOCK
-
     await handled(app)
     with Log(tmp_path / "data") as log:
-        counts = (
-            '{"handled": 0, "failures": 0, "buried": 0, "skipped": 0, "busy_s": 0, "attempt": 0, "last_error": null}'
-        )
-        task = '{"agent": "plain", "topic": "orders", "partition": 1, "doing": "idle", "offset": null, "since": null'
-        status = f'{{"pid": {os.getpid()}, "tasks": [{task}, "counts": {counts}}}]}}'
-        (tmp_path / "data" / "worker.json").write_text(status)
+        task = TaskStatus("plain", "orders", 1, "idle", None, None, Counts(0, 0, 0, 0, 0.0, 0, None))
+        status = {"pid": os.getpid(), "tasks": [asdict(task)]}
+        (tmp_path / "data" / FILE).write_text(json.dumps(status))
         groups = AgentGroups(log)
         assert groups.groups()["shop.plain"].members == (), "it has no lock, so it is an old file"
         assert log.shared.try_own(SHARD_LOCK) is None
