@@ -16,6 +16,7 @@ that came with the requests. Each of them is called once. They must not call the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -64,6 +65,8 @@ class Group:
         self.topics: frozenset[str] | None = frozenset()
         """What the members subscribe to; None where that cannot be read."""
         self._settings, self._timers, self._memory = settings, timers, memory
+        self._supporters: Counter[str] = Counter()
+        """How many members have each protocol."""
         self._delay_left_ms: int | None = None
         """While a group that was empty waits for more members: for how much longer it may."""
         self._has_grown = False
@@ -89,8 +92,10 @@ class Group:
         """Whether somebody with these *protocols* may join: there must be one that all members have."""
         if not self.members:
             return bool(protocol_type) and bool(protocols)
-        candidates = self._candidates()
-        return protocol_type == self.protocol_type and any(each.name in candidates for each in protocols)
+        everybody = len(self.members)
+        return protocol_type == self.protocol_type and any(
+            self._supporters[each.name] == everybody for each in protocols
+        )
 
     def add_pending(self, member_id: str, session_timeout_ms: int, now_ms: int) -> None:
         """Expect a member with this id."""
@@ -128,7 +133,9 @@ class Group:
 
     def _say(self, member: Member, request: JoinGroupRequest) -> None:
         """Take over what *member* says of itself."""
+        self._supporters.subtract(_names(member))
         member.protocols = tuple(request.protocols)
+        self._supporters.update(_names(member))
         member.session_timeout_ms = request.session_timeout_ms
         # Version 0 has none: there, the session is both.
         wanted_ms = request.rebalance_timeout_ms if request.rebalance_timeout_ms >= 0 else request.session_timeout_ms
@@ -187,6 +194,8 @@ class Group:
     def _drop(self, member: Member) -> None:
         self._timers.cancel(self._session(member))
         del self.members[member.member_id]
+        self._supporters.subtract(_names(member))
+        self._supporters = +self._supporters  # Without those that nobody has any more.
         if member.instance_id is not None:
             del self.instances[member.instance_id]
         self.unsynced.discard(member.member_id)
@@ -336,16 +345,11 @@ class Group:
 
     # What members agree on.
 
-    def _candidates(self) -> set[str]:
-        """The protocols that every member has."""
-        each = [{protocol.name for protocol in member.protocols} for member in self.members.values()]
-        return set.intersection(*each)
-
     def _choose_protocol(self) -> str:
         """Each member votes for the first of its own that all have; of as many votes, the first member's counts."""
-        candidates, votes = self._candidates(), dict[str, int]()
+        everybody, votes = len(self.members), dict[str, int]()
         for member in self.members.values():
-            choice = next(each.name for each in member.protocols if each.name in candidates)
+            choice = next(each.name for each in member.protocols if self._supporters[each.name] == everybody)
             votes[choice] = votes.get(choice, 0) + 1
         return max(votes, key=lambda name: votes[name])
 
@@ -379,3 +383,7 @@ class Group:
             protocol=self.protocol if stable else "",
             members=members,
         )
+
+
+def _names(member: Member) -> set[str]:
+    return {each.name for each in member.protocols}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -246,6 +247,9 @@ class Groups(RuleBasedStateMachine):
         assert group.state in (State.EMPTY, State.PREPARING) or members
         assert not members or group.leader in group.members
         assert group.unsynced <= group.members.keys()
+        names = [{protocol.name for protocol in member.protocols} for member in members]
+        assert not members or set.intersection(*names), "there is a protocol that all have"
+        assert +group._supporters == Counter(name for each in names for name in each)
         assert not group.pending & group.members.keys()
         assert group.size <= MAX_SIZE
         instances = {each.instance_id: each.member_id for each in members if each.instance_id is not None}
