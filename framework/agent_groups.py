@@ -14,9 +14,6 @@ from framework.log.broker.offsets import ForeignGroup, ForeignMember, Place
 from framework.state.view import StateView
 from framework.status import read_status
 
-NAMES_S = 5.0
-"""How old the list of names may be that is answered at once."""
-
 
 class AgentGroups:
     """The agents and jobs of one data directory as `ForeignGroups`; thread-safe."""
@@ -25,14 +22,15 @@ class AgentGroups:
         """*view* stays open for longer, if it is given; else `close` closes the one that is made."""
         self._log = log
         self._view, self._owns = view or StateView(log), view is None
-        self._names: tuple[frozenset[str], float] | None = None
+        self._names: frozenset[str] = frozenset()
 
     def names(self) -> Container[str]:
         """As `ForeignGroups.names`."""
-        now_s = self._log.clock.monotonic()
-        if self._names is None or now_s - self._names[1] > NAMES_S:
-            self._names = frozenset(self._offsets()), now_s
-        return self._names[0]
+        return self._names
+
+    def refresh(self) -> None:
+        """As `ForeignGroups.refresh`."""
+        self._names = frozenset(self._offsets())
 
     def groups(self) -> Mapping[str, ForeignGroup]:
         """As `ForeignGroups.groups`."""

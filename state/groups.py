@@ -71,7 +71,7 @@ class GroupStore:
             StateFailed: The disk refused what opening it writes.
         """
         self._log, self._max_groups = log, max_groups
-        self._closed, self._failed, self._guard = False, False, threading.Lock()
+        self._closed, self._failed, self._given_back, self._guard = False, False, False, threading.Lock()
         self._synced_sequence = 0
         self._queue: SimpleQueue[_Change | None] = SimpleQueue()
         self._own(wait_s)
@@ -137,9 +137,9 @@ class GroupStore:
     def close(self) -> None:
         """Make what was asked for, close the database and give it back; more calls do nothing."""
         with self._guard:
-            if self._closed:
+            if self._given_back:
                 return
-            self._closed = True
+            self._closed = self._given_back = True
             self._queue.put(None)
         self._thread.join()
         self._database.close()
@@ -172,6 +172,18 @@ class GroupStore:
         return done
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            # Nobody waits for ever, should it have ended by a fault of ours.
+            with self._guard:
+                self._closed = True
+            while not self._queue.empty():
+                change = self._queue.get()
+                if change is not None:
+                    change.done.set_exception(LogClosed(f"the groups of {self._log.path} are closed"))
+
+    def _serve(self) -> None:
         change = self._queue.get()
         while change is not None:
             taken = [change]
@@ -193,12 +205,14 @@ class GroupStore:
             results = self._write(taken)
             self._database.sync()
             self._synced_sequence = self._database.sequence
-        except Error as error:
+        except BaseException as error:  # whoever waits must hear of it; what is no error of ours goes on
             # It takes no more writes until it is opened anew, which the next change does.
             self._failed = self._failed or isinstance(error, StateFailed)
             logger.error("committed offsets could not be written: %s", error)
             for change in waiting:
                 change.done.set_exception(error)
+            if not isinstance(error, Error):
+                raise
             return
         for change, result in zip(taken, results, strict=True):
             if not change.done.cancelled():

@@ -60,6 +60,7 @@ class Coordinator:
         self._groups: dict[str, Group] = {}
         self._timers: Timers[Deadline] = Timers()
         self._memory = Memory()
+        self._closed = False
 
     @property
     def next_ms(self) -> int | None:
@@ -77,7 +78,7 @@ class Coordinator:
         """Answered when the next generation is made, or at once."""
         now_ms = self._now_ms()
         group = self._groups.get(request.group_id)
-        code = self._check_join(request, group)
+        code = Code.COORDINATOR_NOT_AVAILABLE if self._closed else self._check_join(request, group)
         if code is not Code.NONE:
             reply(JoinGroupResponse(error_code=code, member_id=request.member_id))
             return
@@ -108,7 +109,9 @@ class Coordinator:
         group, member, code = self._member(
             request.group_id, request.member_id, request.group_instance_id, request.generation_id
         )
-        if group is None or member is None or code is not Code.NONE:
+        if self._closed:
+            reply(SyncGroupResponse(error_code=Code.COORDINATOR_NOT_AVAILABLE))
+        elif group is None or member is None or code is not Code.NONE:
             reply(SyncGroupResponse(error_code=code))
         elif group.state is State.PREPARING:
             reply(SyncGroupResponse(error_code=Code.REBALANCE_IN_PROGRESS))
@@ -182,7 +185,8 @@ class Coordinator:
         return self._timers.next_ms
 
     def close(self) -> None:
-        """Answer everybody who waits: they look for their coordinator again."""
+        """Answer everybody who waits, and let nobody wait any more: they look for their coordinator again."""
+        self._closed = True
         for group in self._groups.values():
             for member in group.members.values():
                 member.refuse(Code.COORDINATOR_NOT_AVAILABLE)

@@ -58,6 +58,7 @@ from framework.log.log import Log
 
 GROUP_KEY, SEVERAL_KEYS_FROM = 0, 4
 """The kind of key that stands for a group, and the version of FindCoordinator that asks about several."""
+FOREIGN_REFRESH_S = 5.0
 PROTOCOL = "framework"
 """What the way of assigning is called in groups that are not the broker's."""
 DEAD = "Dead"
@@ -115,7 +116,25 @@ class GroupHandlers:
         }
 
     async def run(self) -> None:
-        """End sessions and rebalances whose time is over, and forget offsets, until it is cancelled."""
+        """Do what has to be done while nobody asks, until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._follow())
+
+    async def refresh(self) -> None:
+        """Know the names of the groups that are not the broker's; to be called before the first request comes."""
+        try:
+            await asyncio.to_thread(self._foreign.refresh)
+        except Error as error:
+            logger.warning("agents and jobs cannot be shown as groups: %s", error)
+
+    async def _follow(self) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(FOREIGN_REFRESH_S)
+
+    async def _watch(self) -> None:
+        """End sessions and rebalances whose time is over, and forget offsets."""
         interval_ms = self._settings.offsets_retention_check_interval_ms
         check_ms = self._now_ms() + interval_ms
         while True:

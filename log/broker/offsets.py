@@ -83,7 +83,10 @@ class ForeignGroups(Protocol):
     """Groups that others keep, such as agents and jobs. They are shown, and cannot be joined, committed or deleted."""
 
     def names(self) -> Container[str]:
-        """Their names; quick, and may be some seconds old."""
+        """Their names as of the last `refresh`; does not block."""
+
+    def refresh(self) -> None:
+        """Look for their names; blocks while it reads."""
 
     def groups(self) -> Mapping[str, ForeignGroup]:
         """All of them by name; blocks while it reads."""
@@ -95,6 +98,9 @@ class NoForeignGroups:
     def names(self) -> Container[str]:
         """As `ForeignGroups.names`."""
         return ()
+
+    def refresh(self) -> None:
+        """As `ForeignGroups.refresh`."""
 
     def groups(self) -> Mapping[str, ForeignGroup]:
         """As `ForeignGroups.groups`."""

@@ -64,6 +64,8 @@ async def test_agents_stages_and_jobs_have_a_group_each(app: App, tmp_path: Path
         assert read["shop.counted"] == {between: 0}
         assert found["shop.nightly"].offsets == {}
         assert sum(found["shop.plain"].offsets.values()) == 3
+        assert "shop.plain" not in groups.names(), "it has not looked yet"
+        groups.refresh()
         names = groups.names()
         assert all(name in names for name in found)
         assert not any(name in names for name in ("shop", "plain", "shop.plainer", "shop.plain.more"))
@@ -74,6 +76,7 @@ async def test_agents_stages_and_jobs_have_a_group_each(app: App, tmp_path: Path
 async def test_without_a_state_there_are_no_groups(tmp_path: Path) -> None:
     with Log(tmp_path / "data", create=True) as log:
         groups = AgentGroups(log)
+        groups.refresh()
         assert (groups.groups(), "shop.plain" in groups.names()) == ({}, False)
         groups.close()
 

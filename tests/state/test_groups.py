@@ -18,6 +18,7 @@ from framework.state import rows
 from framework.state.database import Database
 from framework.state.errors import DiskFailed, GroupsBusy, StateFailed
 from framework.state.groups import GroupStore, GroupsView
+from tests.state.conftest import Crash, CrashingDatabase
 
 A, B = "a" * 32, "b" * 32
 OpenStore = Callable[..., GroupStore]
@@ -206,6 +207,24 @@ def test_who_gives_up_waiting_has_asked_all_the_same(open_store: OpenStore) -> N
     first.result(60)
     store.commit("others", {(A, 0): at(1)}).result(60)
     assert store.fetch("readers") == {(A, 0): at(2)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_fault_of_ours_keeps_nobody_waiting(open_store: OpenStore, left: int) -> None:
+    """It comes out of the write, or of the sync, and ends the thread."""
+    store = open_store(open_database=CrashingDatabase)
+    store.commit("readers", {(A, 0): at(1)}).result(60)
+    assert isinstance(store._database, CrashingDatabase)
+    store._database.left = left
+    assert isinstance(store.commit("readers", {(A, 1): at(1)}).exception(60), Crash)
+    store._thread.join()
+    with pytest.raises(LogClosed):
+        store.commit("readers", {(A, 2): at(1)})
+    store.close()
+    found = open_store().fetch("readers")
+    assert found[A, 0] == at(1)
+    assert ((A, 1) in found) == bool(left)
 
 
 def test_closing_it_makes_what_was_asked_for(open_store: OpenStore) -> None:

@@ -69,6 +69,9 @@ class Agents:
         """Their names."""
         return self._groups.keys()
 
+    def refresh(self) -> None:
+        """There are no others."""
+
     def groups(self) -> Mapping[str, ForeignGroup]:
         """Both."""
         return self._groups

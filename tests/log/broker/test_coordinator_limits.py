@@ -67,6 +67,8 @@ def test_who_waits_when_the_broker_ends_is_answered(hall: Hall) -> None:
     waiting = hall.join(first)
     hall.coordinator.close()
     assert waiting.now.error_code == Code.COORDINATOR_NOT_AVAILABLE
+    assert hall.join(version=0).now.error_code == Code.COORDINATOR_NOT_AVAILABLE
+    assert hall.sync(first, 2).now.error_code == Code.COORDINATOR_NOT_AVAILABLE
 
 
 # Committing, describing and deleting.

@@ -262,7 +262,7 @@ async def test_sessions_end_while_nobody_asks_anything(log: Log, clock: StillClo
     office = Office(log, clock)
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(office.handlers.run())
-        await asyncio.sleep(0)
+        await _until(lambda: office.handlers._wakes_ms > 0)
         member = await office.member()
         clock.passed_ms += 10_000
         await _until(lambda: not office.handlers.coordinator.has_members("readers"))
@@ -276,7 +276,7 @@ async def test_offsets_are_looked_through_every_ten_minutes(log: Log, clock: Sti
     await office.codes(("flights", 0, 1))
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(office.handlers.run())
-        await asyncio.sleep(0)
+        await _until(lambda: office.handlers._wakes_ms > 0)
         clock.passed_ms += 8 * DAY_MS
         office.handlers._waking.set()
         await _until(lambda: not office.offsets.groups())
