@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Faulty(Database):
 
     failing = 0
     syncs = 0
+    reopened = 0
 
     def __init__(self, path: Path) -> None:
         self.may_sync = threading.Event()
@@ -64,6 +66,10 @@ class Faulty(Database):
             self.failing -= 1
             raise DiskFailed("the disk refused")
         super().sync()
+
+    def reopen(self) -> None:
+        self.reopened += 1
+        super().reopen()
 
 
 def at(offset: int, time_ms: int = 0) -> Committed:
@@ -151,8 +157,10 @@ def test_what_was_committed_is_there_when_it_is_opened_anew(log: Log, open_store
 
 
 def test_changes_are_made_in_the_order_in_which_they_were_asked_for(open_store: OpenStore) -> None:
-    store = open_store()
-    done = []
+    store = open_store(open_database=Faulty)
+    assert isinstance(store._database, Faulty)
+    store._database.may_sync.clear()
+    done: list[Future[None]] = []
     for number in range(200):
         done.append(store.commit("readers", {(A, number % 3): at(number)}))
         if number % 50 == 49:
@@ -160,9 +168,12 @@ def test_changes_are_made_in_the_order_in_which_they_were_asked_for(open_store: 
             done.append(store.commit("readers", {(B, 0): at(number)}))
         if number % 7 == 0:
             done.append(store.delete("readers", [(A, 1)]))
+    done.append(store.commit("readers", {(A, 1): at(8), (A, 5): at(7)}))
+    done.append(store.delete("readers", [(A, 1)]))
+    store._database.may_sync.set()
     for each in done:
         each.result(60)
-    assert store.fetch("readers") == {(B, 0): at(199)}
+    assert store.fetch("readers") == {(B, 0): at(199), (A, 5): at(7)}
 
 
 def test_many_commits_are_synced_together_and_none_is_done_before(open_store: OpenStore) -> None:
@@ -194,6 +205,7 @@ def test_a_commit_that_the_disk_refuses_fails_and_can_be_made_again(
     assert "committed offsets could not be written: the disk refused" in caplog.text
     store.commit("readers", {(A, 0): at(2)}).result(60)
     assert store.fetch("readers") == {(A, 0): at(2)}
+    assert store._database.reopened == 1, "RocksDB takes nothing more after a failed write"
 
 
 def test_who_gives_up_waiting_has_asked_all_the_same(open_store: OpenStore) -> None:
