@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from framework.log.errors import InvalidSetting
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
+MAX_VALUE = (1 << 53) - 1
+MAY_BE_ZERO = {"group_initial_rebalance_delay_ms", "offset_metadata_max_bytes"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +37,15 @@ class GroupSettings:
     """How long the offsets of a group are kept after its last commit, and after its last member was seen."""
     offsets_retention_check_interval_ms: int = 10 * MINUTE_MS
     """How often it is looked which have to go; so long after a start, too, members have the time to join again."""
+
+    def __post_init__(self) -> None:
+        """Refuse a value out of its range, naming both."""
+        for field in fields(self):
+            value, low = getattr(self, field.name), 0 if field.name in MAY_BE_ZERO else 1
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_VALUE:
+                raise InvalidSetting(f"{field.name} is {value!r}, it must lie between {low} and {MAX_VALUE}")
+        shortest, longest = self.group_min_session_timeout_ms, self.group_max_session_timeout_ms
+        if shortest > longest:
+            raise InvalidSetting(
+                f"group_min_session_timeout_ms is {shortest}, more than group_max_session_timeout_ms, {longest}"
+            )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from framework.log.broker import Code, encode_blob
+from framework.log.broker.group_settings import GroupSettings
 from framework.log.broker.table_group_admin import Subscription
+from framework.log.errors import InvalidSetting
 from tests.log.broker.members import GROUP, SESSION_MS, Hall
 
 
@@ -69,6 +73,21 @@ def test_who_waits_when_the_broker_ends_is_answered(hall: Hall) -> None:
     assert waiting.now.error_code == Code.COORDINATOR_NOT_AVAILABLE
     assert hall.join(version=0).now.error_code == Code.COORDINATOR_NOT_AVAILABLE
     assert hall.sync(first, 2).now.error_code == Code.COORDINATOR_NOT_AVAILABLE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"group_max_size": 0},
+        {"max_groups": -1},
+        {"offsets_retention_ms": 1.5},
+        {"group_min_session_timeout_ms": 2_000_000},
+        {"min_rebalance_timeout_ms": True},
+    ],
+)
+def test_a_limit_out_of_its_range_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSetting, match=next(iter(options))):
+        GroupSettings(**options)
 
 
 # Committing, describing and deleting.
