@@ -5,7 +5,8 @@
     |   |-- InvalidName
     |   |-- InvalidSetting
     |   |-- RecordTooLarge
-    |   `-- KeyRequired
+    |   |-- KeyRequired
+    |   `-- TooManyGroups
     |-- NotFound                a topic, partition or data directory is not there                 exit 4
     |   |-- UnknownTopic
     |   |-- UnknownPartition
@@ -59,6 +60,10 @@ class RecordTooLarge(UsageError):
 
 class KeyRequired(UsageError):
     """A record without a key was sent to a compacted topic."""
+
+
+class TooManyGroups(UsageError):
+    """A group more would have committed offsets than the broker's settings allow."""
 
 
 class NotFound(Error):

@@ -25,6 +25,7 @@ COMMANDS = {
     "dlq": "framework.cli.dlq:dlq",
     "tables": "framework.cli.tables:tables",
     "jobs": "framework.cli.jobs:jobs",
+    "groups": "framework.cli.groups:groups",
     "verify": "framework.cli.verify:verify",
     "doctor": "framework.cli.doctor:doctor",
 }
@@ -40,7 +41,7 @@ Exit codes:
   1    any other error
   2    a command, a name or a setting that cannot be
   3    a run of a job failed
-  4    not found: app, data directory, topic, table, row, agent or job
+  4    not found: app, data directory, topic, table, row, agent, job or group
   5    in use by another process, or there already
   6    data that is damaged, or of a newer version
   130  interrupted
