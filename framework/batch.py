@@ -2,107 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from framework.errors import DecodeError
-from framework.log import At, Cursor, Partition, StoredRecord
+from framework.errors import DecodeError, MissingExtra
+from framework.log import At, Cursor, Piece
 from framework.log.errors import UnknownTopic
+from framework.reading import Reading
 from framework.record import Record
+from framework.serdes import SERDE_ERRORS
 
 if TYPE_CHECKING:
+    from polars import DataFrame
+
     from framework.app import App
+    from framework.chunks import Chunks
     from framework.topic import Topic
 
 V = TypeVar("V")
 K = TypeVar("K", default=str)
-Bad = Callable[[Partition, StoredRecord, DecodeError], None]
+OUTSIDE = Reading()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a job: `nominal` is when it was due, `attempt` counts from 1."""
+    """One run of a job: `nominal` is when it was due, `attempt` counts from 1.
+
+    The run of a backfill between two times has them in `since` and `until`, and its batch only the records stamped
+    there.
+    """
 
     id: str
     nominal: datetime
     attempt: int
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class Batch(Generic[V, K]):
     """The records of some offset ranges, partition by partition; read while iterating, never all in memory."""
 
-    def __init__(self, cursor: Cursor, topic: Topic[V, K], *, run: Run | None = None) -> None:
-        """Made by the framework."""
-        self.run, self.number, self.begun = run, 0, False
-        self.open_records = 0
-        self._cursor, self._topic = cursor, topic
-        self._records: Sequence[tuple[Partition, StoredRecord]] | None = None
-        self._on_chunk: Callable[[Cursor, int], None] | None = None
-        self.on_bad: Bad | None = None
-        """Takes the records that cannot be decoded; without it they raise."""
+    def __init__(
+        self,
+        cursor: Cursor,
+        topic: Topic[V, K],
+        *,
+        run: Run | None = None,
+        reading: Reading = OUTSIDE,
+        number: int = 0,
+        resumed: bool = False,
+        taken: Sequence[Piece] | None = None,
+    ) -> None:
+        """Made by the framework. Of a chunk, *taken* is what it holds, read already."""
+        self.run = run
+        self.number = number
+        """Of a chunk, how many came before it in its run, whichever attempt had them; of a batch, its next chunk's."""
+        self.resumed = resumed
+        """Whether an earlier attempt at the run has begun, and may have left something outside."""
+        self.begun, self.open_records = False, 0
+        """Whether chunks were asked for, and how many records the last one has that is not committed."""
+        self.counted: int | None = None
+        """How many records a pass over all of it has had, if there was one."""
+        self._cursor, self._topic, self._reading, self._taken = cursor, topic, reading, taken
 
     def __iter__(self) -> Iterator[V]:
-        """The values, without tombstones."""
-        return (record.value for record in self.records() if record.value is not None)
+        """The values, without tombstones.
+
+        Raises:
+            DecodeError: One cannot be decoded; in a job it goes to the dead-letter topic instead.
+            OffsetOutOfRange: Retention was faster.
+        """
+        # Lists are handed on, not values: going through a generator would cost more per value than decoding it.
+        return chain.from_iterable(chain.from_iterable(map(self.slices_of, self.pieces())))
 
     def __len__(self) -> int:
-        """How many records there are, tombstones and undecodable ones among them; reads their headers."""
-        if self._records is not None:
-            return len(self._records)
-        return self._cursor.copy().count()
+        """How many records there are, tombstones and undecodable ones among them; mostly reads headers only."""
+        return sum(piece.count() for piece in self.pieces())
 
     def records(self) -> Iterator[Record[V, K]]:
         """The records, tombstones (value None) among them.
 
         Raises:
-            DecodeError: One cannot be decoded; in a job it goes to the dead-letter topic instead.
+            DecodeError, OffsetOutOfRange: As when iterating over the values.
         """
-        stored = iter(self._records) if self._records is not None else self._cursor.copy().records()
-        for partition, record in stored:
-            yield from self._decoded(partition, record)
+        for piece in self.pieces():
+            stored = piece.records()
+            for at, end in self._turns(len(stored)):
+                for record in stored[at:end]:
+                    value: Any = None
+                    if record.value is not None:
+                        try:
+                            value = self._topic.value_serde.decode(record.value)
+                        except DecodeError as error:
+                            self._reading.bad(piece.partition, record, error)
+                            continue
+                    yield Record(self._topic, piece.partition.number, record, value)
 
-    def chunks(self, records: int) -> Iterator[Batch[V, K]]:
+    def chunks(self, records: int) -> Chunks[V, K]:
         """Batches of *records* records, the last of fewer; in a job, asking for the next commits the one before.
+
+        With `for`, or with `async for`, which reads and commits in a thread while the event loop goes on. A chunk is in
+        memory, as it is stored.
 
         Raises:
             ValueError: *records* is below 1.
         """
-        if records < 1:
-            raise ValueError(f"chunks({records}): a chunk has at least 1 record")
-        self.begun = True
-        number = self.number
-        cursor = self._cursor if self._on_chunk else self._cursor.copy()
-        while taken := self._take(cursor, records, number - self.number):
-            chunk: Batch[V, K] = Batch(cursor, self._topic, run=self.run)
-            chunk._records, chunk.number, chunk.on_bad = taken, number, self.on_bad
-            self.open_records = len(taken)
-            yield chunk
-            self.open_records = 0
-            number += 1
-            if self._on_chunk is not None:
-                self._on_chunk(cursor, len(taken))
+        from framework.chunks import Chunks
 
-    def _take(self, cursor: Cursor, records: int, times: int) -> Sequence[tuple[Partition, StoredRecord]]:
-        """The next *records*, after it was asked so many *times*."""
-        if self._records is None:
-            return cursor.take(records)
-        return self._records[times * records : (times + 1) * records]
+        return Chunks(self, records)
 
-    def _decoded(self, partition: Partition, record: StoredRecord) -> Iterator[Record[V, K]]:
-        value: Any = None
-        if record.value is not None:
+    def to_polars(self) -> DataFrame:
+        """The values as a frame of Polars, without tombstones: a column for each field, or one called `value`.
+
+        Times are UTC to the microsecond, decimals and enums strings, models structs. What has no type of its own, such
+        as the fields of a `dict`, is inferred from all of the values; where those of a column are of several kinds, it
+        holds strings: JSON of what is none. The frame is in memory.
+
+        Raises:
+            DecodeError, OffsetOutOfRange: As when iterating over the values.
+            MissingExtra: Polars is not installed.
+        """
+        try:
+            from framework.frames import frame_of
+        except ModuleNotFoundError as error:
+            if error.name != "polars":
+                raise
+            raise MissingExtra("to_polars needs Polars: pip install 'framework-streams[polars]'") from error
+        return frame_of(self)
+
+    # For the framework.
+
+    @property
+    def topic(self) -> Topic[V, K]:
+        """The topic that it is of."""
+        return self._topic
+
+    @property
+    def reading(self) -> Reading:
+        """How it is read."""
+        return self._reading
+
+    @property
+    def is_chunk(self) -> bool:
+        """Whether it is one of another batch's chunks."""
+        return self._taken is not None
+
+    def pieces(self) -> Iterator[Piece]:
+        """What the log has of it, from the beginning."""
+        if self._taken is not None:
+            return iter(self._taken)
+        return self._counting(self._cursor.copy().pieces(self._reading.pause))
+
+    def _counting(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """*pieces*, which are counted, so that a run need not read them once more to know."""
+        count = 0
+        for piece in pieces:
+            yield piece
+            count += piece.count()
+        self.counted = count
+
+    def cursor(self) -> Cursor:
+        """Where its chunks are read from: in a run its own place, which moves, and else another one each time."""
+        return self._cursor if self.run is not None else self._cursor.copy()
+
+    def chunk(self, number: int, taken: Sequence[Piece]) -> Batch[V, K]:
+        """The chunk of it that holds what was *taken*."""
+        return Batch(
+            self._cursor,
+            self._topic,
+            run=self.run,
+            reading=self._reading,
+            number=number,
+            resumed=self.resumed,
+            taken=taken,
+        )
+
+    def slices_of(self, piece: Piece) -> Iterator[list[V]]:
+        """The values of *piece*, in lists of a few hundred at most."""
+        parse, values = self._topic.value_serde.parse, piece.values()
+        for at, end in self._turns(len(values)):
             try:
-                value = self._topic.value_serde.decode(record.value)
+                decoded = [parse(value) for value in values[at:end] if value is not None]
+            except SERDE_ERRORS:
+                yield from self._one_by_one(piece, at, end)
+            else:
+                yield decoded
+
+    def _turns(self, records: int) -> Iterator[tuple[int, int]]:
+        """Slices of so many *records*, as many at once as the reading lets."""
+        at = 0
+        while at < records:
+            end = at + self._reading.turn()
+            yield at, end
+            at = end
+
+    def _one_by_one(self, piece: Piece, start: int, end: int) -> Iterator[list[V]]:
+        """The values of some records of *piece*, in lists that end where one cannot be decoded."""
+        good = list[V]()
+        for record in piece.records()[start:end]:
+            if record.value is None:
+                continue
+            try:
+                good.append(self._topic.value_serde.decode(record.value))
             except DecodeError as error:
-                if self.on_bad is None:
-                    raise DecodeError(f"{partition.name}@{record.offset}: {error}") from error
-                self.on_bad(partition, record, error)
-                return
-        yield Record(self._topic, partition.number, record, value)
+                yield good
+                good = []
+                self._reading.bad(piece.partition, record, error)
+        yield good
 
 
 def read_batch(app: App, topic: Topic[V, K], start: At, end: At) -> Batch[V, K]:

@@ -179,7 +179,7 @@ class ConcurrentTask:
         effects, loop = RecordEffects(self.effects, record), asyncio.get_running_loop()
         started_s = loop.time()
         if self._replay is not None and record.offset < self._replay.until:
-            effects.replay = self._replay
+            effects.redirect = self._replay
         current.set(effects)
         limit = asyncio.timeout(self.agent.timeout_s)
         try:

@@ -12,13 +12,14 @@ from typing_extensions import TypedDict, TypeVar, Unpack
 from framework.agent import Agent, Decorate, DecorateSink, OnGap, check_concurrency, pipeline_run, run_of, takes
 from framework.errors import DeclarationError
 from framework.expiring import ExpiringTable
-from framework.job import DecorateJob, Job
+from framework.jobs.job import Catchup, DecorateJob, Job, JobOptions, Policies
+from framework.jobs.timer import DecorateTimer, Timer
 from framework.log import At
 from framework.log.errors import InvalidName
-from framework.log.settings import check_partitions
+from framework.log.settings import check_not_internal, check_partitions
 from framework.record import Record
 from framework.retry import Retry
-from framework.schedule import Schedule
+from framework.schedule import MIN_PERIOD, BadSchedule, Schedule
 from framework.source_table import SourceTable
 from framework.stream import Stream
 from framework.table import Table
@@ -67,6 +68,7 @@ class Declarations:
         self.tables: dict[str, Table[Any, Any]] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.jobs: dict[str, Job] = {}
+        self.timers: dict[str, Timer] = {}
         self._on_error = on_error
         self._partitions = check_partitions(partitions)
         self._topic_defaults = {} if durability is None else overrides_of("defaults", {"durability": durability})
@@ -115,6 +117,7 @@ class Declarations:
             InvalidName, InvalidSetting: Kafka would not take it.
         """
         check_options(f"topic {name!r} (settings by Kafka's name go into config=)", options, TopicOptions)
+        check_not_internal(name)
         overrides, partitions = self._topic_defaults | overrides_of(name, options), options.get("partitions")
         topic: Topic[Any, Any] = Topic(
             self._app,
@@ -270,27 +273,74 @@ class Declarations:
         *,
         schedule: str | timedelta,
         timezone: str = "UTC",
-        name: str | None = None,
+        **options: Unpack[JobOptions],
     ) -> DecorateJob[V, KX]:
         """Declare a function as a job: called on *schedule* with all the records of *source* since its last run.
 
         *schedule* is five cron fields, an alias like `@daily`, or a timedelta; *timezone* is where the fields
-        are read.
+        are read. *options* are those of `JobOptions`.
 
         Raises:
-            DeclarationError: The name is taken.
+            DeclarationError: The name is taken, or options do not go together.
             BadSchedule: The schedule or time zone cannot be understood.
         """
+        check_options("job", options, JobOptions)
+        policies = Policies(**{name: value for name, value in options.items() if name != "name"})  # type: ignore[arg-type]
 
         def decorate(function: Callable[..., Any]) -> Job:
-            called = name or cast(str, getattr(function, "__name__", ""))
+            called = options.get("name") or cast(str, getattr(function, "__name__", ""))
             self._check_new("job", called)
-            self.jobs[called] = Job(
-                self._app, called, source, function, Schedule.parse(schedule, timezone, name=called)
-            )
+            parsed = Schedule.parse(schedule, timezone, name=called)
+            self.jobs[called] = Job(self._app, called, source, function, parsed, policies)
             return self.jobs[called]
 
         return cast("DecorateJob[V, KX]", decorate)
+
+    def timer(
+        self, interval: float | timedelta, *, name: str | None = None, catchup: Catchup = "coalesce"
+    ) -> DecorateTimer:
+        """Declare a function without parameters that the worker calls every *interval*, in seconds if it is a number.
+
+        Counted from the epoch, so that a restart moves nothing. What the function sends, and what it does to tables, is
+        committed with the note that it was called: exactly once. *catchup* as for a job. Because each call is a commit
+        on the disk, an interval is a second at least; for less there is a loop in a task of your own, which `lifespan`
+        begins and ends.
+
+        Raises:
+            DeclarationError: The name is taken, or the function has parameters.
+            BadSchedule: The interval is too short or too long, or none.
+        """
+        try:
+            every = interval if isinstance(interval, timedelta) else timedelta(seconds=interval)
+        except (TypeError, ValueError, OverflowError):
+            raise BadSchedule(f"timer({interval!r}): this is no interval, give seconds or a timedelta") from None
+        if every < MIN_PERIOD:
+            raise BadSchedule(
+                f"timer({interval!r}): an interval is 1 second at least, because each call is a commit on the disk; "
+                "for less, loop in a task that the app's lifespan begins and ends"
+            )
+        return self._scheduled(every, "UTC", name, catchup)
+
+    def crontab(
+        self, schedule: str, *, timezone: str = "UTC", name: str | None = None, catchup: Catchup = "coalesce"
+    ) -> DecorateTimer:
+        """Declare a function without parameters that the worker calls on *schedule*, as `timer` and as for a job.
+
+        Raises:
+            DeclarationError: The name is taken, or the function has parameters.
+            BadSchedule: The schedule or time zone cannot be understood.
+        """
+        return self._scheduled(schedule, timezone, name, catchup)
+
+    def _scheduled(self, schedule: str | timedelta, timezone: str, name: str | None, catchup: Catchup) -> DecorateTimer:
+        def decorate(function: Callable[..., Any]) -> Timer:
+            called = name or cast(str, getattr(function, "__name__", ""))
+            self._check_new("timer", called)
+            parsed = Schedule.parse(schedule, timezone, name=called)
+            self.timers[called] = Timer(called, function, parsed, catchup)
+            return self.timers[called]
+
+        return decorate
 
     def _declare_pipeline(
         self, name: str, source: Topic[Any, Any], stream: Stream[Any, Any], sink: Topic[Any, Any]
@@ -306,9 +356,9 @@ class Declarations:
 
     def _check_new(self, kind: str, name: str) -> None:
         check_name(kind, name)
-        known = self.tables if kind == "table" else {**self.agents, **self.jobs}
+        known = self.tables if kind == "table" else {**self.agents, **self.jobs, **self.timers}
         if name in known:
-            kinds = "tables" if kind == "table" else "agents or jobs"
+            kinds = "tables" if kind == "table" else "agents, jobs or timers"
             raise DeclarationError(f"there are two {kinds} named {name!r}: give one of them another name")
 
 

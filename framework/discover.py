@@ -102,7 +102,7 @@ def load_app(value: str, origin: str = "-A") -> App:
     path = Path(place if by_path else f"{place}.py").absolute()
     if by_path and not path.is_file():
         raise AppNotFound(f"{said}: there is no file {path}")
-    module = _import_file(path) if path.is_file() else _import_module(place, said)
+    module = import_file(path) if path.is_file() else _import_module(place, said)
     return _named_in(module, name, said) if name else _only_one(module, place, said)
 
 
@@ -119,7 +119,7 @@ def app_of_directory() -> App | None:
     _append_to_path(Path.cwd())
     for path in (Path.cwd() / file for file in FILES):
         if path.is_file() and b"framework" in path.read_bytes():
-            found |= _apps_in(_import_file(path), path.name, known=found.values())
+            found |= _apps_in(import_file(path), path.name, known=found.values())
     if len(found) > 1:
         raise _ambiguous(str(Path.cwd()), found)
     return next(iter(found.values()), None)
@@ -200,8 +200,12 @@ def _import_module(name: str, said: str) -> ModuleType:
         raise
 
 
-def _import_file(path: Path) -> ModuleType:
-    """The module in *path*; under its own name if that leads to it, so that nobody loads it twice."""
+def import_file(path: Path) -> ModuleType:
+    """The module in *path*; under its own name if that leads to it, so that nobody loads it twice.
+
+    Raises:
+        AppBroken: It cannot be imported.
+    """
     root, name = path.parent, path.stem
     while (root / "__init__.py").is_file():
         root, name = root.parent, f"{root.name}.{name}"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from framework.errors import StaleTask
 from framework.log import Headers, NewRecord, TopicInfo
 from framework.record_time import RecordTime
-from framework.replay import DEAD_LETTERS, Replay
+from framework.replay import DEAD_LETTERS
 from framework.state import rows
 from framework.state.errors import OutboxTooLarge
 from framework.state.rows import Change
@@ -29,6 +29,14 @@ RECORD_LIMIT_BYTES = 64 << 20
 """What an agent may send for one record (or one list, with `take`)."""
 RUN_LIMIT_BYTES = 256 << 20
 """What a job may send for one chunk, or for a run without chunks."""
+
+
+class Redirect(Protocol):
+    """Where what is sent goes instead."""
+
+    def target(self, topic: TopicInfo, partition: int) -> tuple[TopicInfo, int] | None:
+        """Where a record goes that is sent to a *partition* of *topic*; None if it is dropped."""
+
 
 current: ContextVar[Effects | None] = ContextVar("framework-effects", default=None)
 """The effects of the task that is running, None outside agents and jobs."""
@@ -45,8 +53,10 @@ class Effects:
         self.time = RecordTime(owner, store, partition)
         self.now_ms: Callable[[], int] = lambda: 0
         self.on_soft_limit: Callable[[], None] = lambda: None
-        self.replay: Replay | None = None
-        """What becomes of sends, if these records have been handled before."""
+        self.redirect: Redirect | None = None
+        """What becomes of sends, if these records have been handled before, or are handled beside the live ones."""
+        self.stored_as: Callable[[Table[Any, Any]], str] = lambda table: table.name
+        """Under which name the rows of a table are stored."""
         self.sent_bytes = 0
         self._limit_bytes = RECORD_LIMIT_BYTES if partitions else RUN_LIMIT_BYTES
         self._sent: dict[tuple[TopicInfo, int], list[NewRecord]] = {}
@@ -69,8 +79,8 @@ class Effects:
         """
         if self.views.closed:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
-        if self.replay is not None:
-            redirected = self.replay.target(topic, partition)
+        if self.redirect is not None:
+            redirected = self.redirect.target(topic, partition)
             if redirected is None:
                 return
             topic, partition = redirected
@@ -91,8 +101,8 @@ class Effects:
         if self.views.closed:
             raise StaleTask(f"{self.owner} sent to {topic.name!r} after its record was finished or discarded")
         target: tuple[TopicInfo, int] | None = (topic, partition)
-        if self.replay is not None:
-            target = self.replay.target(topic, partition)
+        if self.redirect is not None:
+            target = self.redirect.target(topic, partition)
         if target is not None:
             self._count(size)
             self._sent.setdefault(target, []).extend(records)
@@ -151,7 +161,7 @@ class Effects:
     def renew(self) -> Effects:
         """The effects to go on with for the next records; whoever still holds these ones is refused."""
         fresh = Effects(self.owner, self.store, self.partition, self.partitions)
-        fresh.replay = self.replay
+        fresh.redirect, fresh.stored_as = self.redirect, self.stored_as
         fresh.now_ms, fresh.on_soft_limit = self.now_ms, self.on_soft_limit
         fresh.views.update(self.views)
         fresh.time = self.time
@@ -191,14 +201,16 @@ class Views(dict["Table[Any, Any]", "View"]):
         if self.closed:
             raise StaleTask(f"table {table.name!r} is used after its record was finished or discarded")
         view = self[table] = self._view(table)
+        if self.closed:  # By now, in another thread.
+            self.clear()
         return view
 
     def _view(self, table: Table[Any, Any]) -> View:
         return table.view(self._effects)
 
     def close(self) -> None:
-        """Refuse from now on."""
-        for table in self:
+        """Refuse from now on; code of the task may run in another thread meanwhile."""
+        self.closed = True  # First, and of a copy: it may be adding a view.
+        for table in list(self):
             table.forget(self._effects)
         self.clear()
-        self.closed = True

@@ -12,10 +12,14 @@
     |-- TableOwned           another agent writes the table
     |-- StaleTask            a send or table access by code whose record is finished or discarded
     |-- AppIsOpen            an app that is in use is to be tested                                  exit 2
+    |-- MissingExtra         a package that is installed only when asked for is not there           exit 2
     |-- NotIdle              an app under test does not come to rest
     |-- AgentEnded           an agent's loop ended although its stream goes on
     |-- AgentFailed          a record failed for good, and the agent's on_error says stop
-    `-- JobFailed            a run of a job failed                                                  exit 3
+    |-- JobFailed            a run of a job failed                                                  exit 3
+    |-- RaisedElsewhere      what a handler raised in a process of its own
+    `-- RunStopped           a run of a job is to stop: cancelled, or its worker ends
+        `-- TimedOut         it has taken longer than it may (a TimeoutError, too)
 
 What names no exit code has that of `Error`, 1.
 """
@@ -63,6 +67,10 @@ class AppIsOpen(UsageError):
     """An app that is in use is to be tested."""
 
 
+class MissingExtra(UsageError):
+    """A package that is installed only when asked for is not there."""
+
+
 class NotIdle(Error, TimeoutError):
     """An app under test does not come to rest."""
 
@@ -79,3 +87,20 @@ class JobFailed(Error):
     """A run of a job failed; it can be run again."""
 
     exit_code = 3
+
+
+class RunStopped(Error):
+    """A run of a job is to stop; raised in its handler at the next record or chunk."""
+
+
+class TimedOut(RunStopped, TimeoutError):
+    """An attempt at a run has taken longer than its job's `timeout`."""
+
+
+class RaisedElsewhere(Error):
+    """What the handler of a job raised in a process of its own: the text of it, for errors do not travel."""
+
+    def __init__(self, text: str, trace: str, *, again: bool) -> None:
+        """*again* says whether the job's `retries` are for such an error."""
+        super().__init__(text)
+        self.trace, self.again = trace, again

@@ -83,7 +83,8 @@ class ExpiringView(View):
 
     def __init__(self, table: ExpiringTable[Any, Any], effects: Effects) -> None:
         """Reads nothing yet."""
-        super().__init__(table, effects.store, effects.owner, effects.partition, effects.partitions)
+        name = effects.stored_as(table)
+        super().__init__(table, effects.store, effects.owner, effects.partition, effects.partitions, name=name)
         self._ttl_ms, self._time = table.ttl_ms, effects.time
         self._written: dict[Any, int] = {}
         self._written_in_flight: dict[Any, int] = {}
@@ -191,7 +192,7 @@ class ExpiringView(View):
 
     def _owner_ms(self) -> int:
         """The committed time of the agent that writes the table."""
-        owner = self._store.owners[self.table.name]
+        owner = self._store.owners[self._name]
         stored = self._store.database.get(rows.time_key(owner, self._partition))
         return 0 if stored is None else rows.unpack_u64(stored)
 
@@ -217,7 +218,7 @@ class ExpiringView(View):
         """Look at the next rows, and remove those that are gone; not those that are *changed* anyway."""
         changes: list[Change] = []
         self._sweep_from = b""
-        if self._store.owners.get(self.table.name) == self._owner:
+        if self._store.owners.get(self._name) == self._owner:
             for seen, (row, data) in enumerate(self._store.database.scan(self._prefix, self._swept)):
                 if seen == SWEEP_ROWS:
                     self._sweep_from = row[len(self._prefix) :]

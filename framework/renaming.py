@@ -13,7 +13,7 @@ from typing import Any
 
 from framework.errors import IdentityUnclear
 from framework.identity import Known, Traces, agent_stores, command, finishing, job_stores, known_names, traces_of
-from framework.job import RunRow
+from framework.jobs.runs import RunRow
 from framework.log import Log
 from framework.log.errors import Conflict, NotFound
 from framework.state import rows

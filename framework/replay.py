@@ -64,9 +64,9 @@ class Replay:
         They have all been handled before, or none of them.
         """
         if offset >= self.until:
-            effects.replay = None
+            effects.redirect = None
             return stop
-        effects.replay = self
+        effects.redirect = self
         return self.until if stop is None else min(stop, self.until)
 
     def end(self, commit: Commit, offset: int) -> bool:

@@ -1,22 +1,6 @@
 """When a job is due: cron lines in a time zone, or a fixed period.
 
-A cron line has exactly five fields, or is an alias:
-
-    minute        0-59
-    hour          0-23
-    day of month  1-31, L for the last day
-    month         1-12, JAN-DEC
-    day of week   0-7 (0 and 7 are Sunday), SUN-SAT, 2#3 for the third Tuesday
-
-    part   = "*" | "*/" step | value | value "-" value | value "-" value "/" step
-    field  = part { "," part }
-    alias  = @hourly @daily @midnight @weekly @monthly @yearly @annually
-
-When day of month and day of week are both given, a day that matches either is due. What cron
-implementations read differently (six fields, `5/15`, `R`, `H`, `*/2` beside a day of week) is refused,
-so a line that parses means the same here, in Debian's cron and in every croniter.
-
-On the days the clock changes:
+What a cron line may hold is said in `framework.cron`. On the days the clock changes:
 
     hour field      the clock skips the time            the clock shows the time twice
     fixed (`2`)     due once, when the skip ends        due once, the first time
@@ -29,53 +13,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from croniter import croniter
 
-from framework.log.errors import UsageError
+from framework.cron import BadSchedule, read_cron
+
+__all__ = ["BadSchedule", "Schedule", "stable_delay"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 MIN_PERIOD = SECOND
 MAX_PERIOD = timedelta(days=366)
-
-ALIASES = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-MONTHS = {
-    "JAN": 1,
-    "FEB": 2,
-    "MAR": 3,
-    "APR": 4,
-    "MAY": 5,
-    "JUN": 6,
-    "JUL": 7,
-    "AUG": 8,
-    "SEP": 9,
-    "OCT": 10,
-    "NOV": 11,
-    "DEC": 12,
-}
-WEEKDAYS = {"SUN": 0, "MON": 1, "TUE": 2, "WED": 3, "THU": 4, "FRI": 5, "SAT": 6}
-LONGEST_MONTH = {1: 31, 2: 29, 3: 31, 4: 30, 5: 31, 6: 30, 7: 31, 8: 31, 9: 30, 10: 31, 11: 30, 12: 31}
-
-PART = re.compile(r"(?P<first>\*|\w{1,9})(-(?P<last>\w{1,9}))?(/(?P<step>\d{1,9}))?", re.ASCII)
-NTH_WEEKDAY = re.compile(r"(?P<day>\w+)#(?P<nth>[1-5])", re.ASCII)
-
-
-class BadSchedule(UsageError):
-    """A schedule that cannot be read, never comes due, or names an unknown time zone."""
+GAP_HORIZON = timedelta(days=366)
+"""How far `longest_gap` looks ahead ..."""
+GAP_FIRES = 3
+"""... and how many instants it looks at, however far apart they are."""
+NIGHT = timedelta(hours=22)
+"""Shorter than any gap that holds a whole day, even one that the clock shortens."""
+EXPANDED_LINES = 4096
+"""How many different lines are kept in the form croniter makes of them."""
+CLOSE_ZONE = 0.8
+"""How alike two names of zones are, of 1, for one to be offered for the other; `America` is like every city there."""
+MAX_CORRECTIONS = 10
+"""How many faults of one line are corrected to show what it could be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +64,33 @@ class Schedule:
     period: timedelta | None
 
     @classmethod
-    def parse(cls, text: str | timedelta, timezone: str = "UTC", *, name: str = "") -> Schedule:
+    def parse(
+        cls, text: str | timedelta, timezone: str = "UTC", *, name: str = "", now: datetime | None = None
+    ) -> Schedule:
         """Read a cron line, an alias or a period; *name* says in errors whose schedule it is.
 
         >>> str(Schedule.parse("30 2 * * MON-FRI", "Europe/Berlin"))
         '30 2 * * MON-FRI Europe/Berlin'
 
+        Errors show when the line they offer instead would be due after *now*; only they ask the clock.
+
         Raises:
             BadSchedule: With what is wrong, and what to write instead where that is known.
         """
+        said = f"{name}{': ' if name else ''}schedule {str(text) if isinstance(text, timedelta) else repr(text)}"
         try:
             if isinstance(text, timedelta):
                 return _parse_period(text, timezone)
-            return _parse_cron(text, timezone)
+            cron, by_elapsed_time = read_cron(text)
         except BadSchedule as error:
-            said = str(text) if isinstance(text, timedelta) else repr(text)
-            raise BadSchedule(f"{name}{': ' if name else ''}schedule {said}: {error}") from None
+            better = _readable(error.instead)
+            offer = _offer(better, better, timezone, now) if better else ""
+            raise BadSchedule(f"{said}: {error}{offer}", better) from None
+        try:
+            return cls(text.strip(), _zone(timezone), cron, by_elapsed_time, period=None)
+        except BadSchedule as error:
+            offer = _offer(error.instead, text, error.instead, now) if error.instead else ""
+            raise BadSchedule(f"{said}: {error}{offer}", error.instead) from None
 
     def __str__(self) -> str:
         return self.text if self.period is not None else f"{self.text} {self.zone.key}"
@@ -152,6 +133,48 @@ class Schedule:
             due.append(self.next_after(due[-1] if due else utc))
         return due
 
+    def longest_gap(self, utc: datetime) -> timedelta:
+        """The longest time between two neighbouring instants, from the last one at or before *utc* on.
+
+        Looks a year ahead, and at three instants at least: for the 29th of February that is 4 years, and
+        8 where the turn of a century without a leap day lies within the next three.
+        """
+        if self.period is not None:
+            return self.period
+        first = self.previous_at_or_before(utc)
+        if self._is_daily():
+            return max([self._longest_within_a_day(), *self._gaps_at_changes(first)])
+        longest, fires, last = timedelta(0), 0, first
+        while fires < GAP_FIRES or last - first < GAP_HORIZON:
+            # No gap that ends before *near* can be the longest, and a whole day without one always is longer.
+            near = self.previous_at_or_before(last + max(longest, NIGHT))
+            last = self.next_after(near)
+            longest, fires = max(longest, last - near), fires + 1
+        return longest
+
+    def _is_daily(self) -> bool:
+        return self.cron.endswith(" * * *")
+
+    def _longest_within_a_day(self) -> timedelta:
+        """By the wall clock, for a line that is due on every day, over midnight too."""
+        minutes, hours = (
+            range(count) if field == "*" else [int(number) for number in field.split(",")]
+            for field, count in zip(self.cron.split(), (60, 24), strict=False)
+        )
+        times = [60 * hour + minute for hour in hours for minute in minutes]
+        return max(after - before for before, after in pairwise([*times, times[0] + 24 * 60])) * MINUTE
+
+    def _gaps_at_changes(self, start: datetime) -> Iterator[timedelta]:
+        """Those within which the offset changes; all others are as long as the wall clock says."""
+        if self.zone.key == "UTC":
+            return  # As a thousand jobs are that a worker looks at when it starts.
+        end = start + GAP_HORIZON
+        change = self._offset_change(start, end)
+        while change is not None:
+            before = change - SECOND
+            yield self.next_after(before) - self.previous_at_or_before(before)
+            change = self._offset_change(change, end)
+
     def _next_by_date(self, utc: datetime) -> datetime:
         """Each wall clock time names one instant, whatever the clock does that day.
 
@@ -181,14 +204,14 @@ class Schedule:
 
         Its own rules for clock changes differ from release to release, and fire a daily job twice.
         """
-        times = croniter(self.cron, wall, ret_type=datetime)
+        times = _times(self.cron, wall)
         while True:
             found: datetime = times.get_next(datetime)
             yield found
 
     def _walls_at_or_before(self, wall: datetime) -> Iterator[datetime]:
         """Matching wall clock times, latest first."""
-        times = croniter(self.cron, wall + SECOND, ret_type=datetime)
+        times = _times(self.cron, wall + SECOND)
         while True:
             found: datetime = times.get_prev(datetime)
             yield found
@@ -247,100 +270,61 @@ def _describe(period: timedelta) -> str:
         count, rest = divmod(period, timedelta(**{unit: 1}))
         if not rest:
             return f"every {count} {unit}" if count > 1 else f"every {unit[:-1]}"
-    return f"every {period.total_seconds():g} seconds"
+    fraction = f"{rest // timedelta(microseconds=1):06}".rstrip("0")
+    return f"every {count}.{fraction} seconds"
 
 
-def _parse_cron(text: str, timezone: str) -> Schedule:
-    line = text.strip().upper()
-    if line.startswith("@"):
-        if line.lower() not in ALIASES:
-            raise BadSchedule(f"unknown alias; there are {', '.join(ALIASES)}")
-        line = ALIASES[line.lower()]
-    fields = line.split()
-    if len(fields) != 5:
-        hint = " (no seconds, no year)" if len(fields) in (6, 7) else ""
-        raise BadSchedule(f"{len(fields)} fields; a cron line has 5: minute hour day month weekday{hint}")
-    minute, hour, day, month, weekday = fields
-    months = _values(month, "month", 1, 12, MONTHS)
-    days, weekdays = _days(day, months), _weekdays(weekday)
-    if "*" not in (day, weekday):
-        if "*" in day + weekday + days + weekdays:
-            # Debian wants both to match here, most others either, and few readers know which.
-            raise BadSchedule("day of month and day of week are given, one as a '*'; list the days")
-        if "#" in weekdays:
-            raise BadSchedule(f"{weekday!r} beside a day of month; give one of the two")
-    cron = " ".join(
-        [
-            _canonical(_values(minute, "minute", 0, 59), 60),
-            _canonical(_values(hour, "hour", 0, 23), 24),
-            days,
-            _canonical(months, 12),
-            weekdays,
-        ]
-    )
-    by_elapsed_time = any(part.startswith("*") for part in hour.split(","))
-    return Schedule(text.strip(), _zone(timezone), cron, by_elapsed_time, period=None)
+def stable_delay(name: str, window: timedelta) -> timedelta:
+    """How long after an instant due the job *name* begins, less than *window*: so that not all begin at once.
+
+    It comes from the name alone, so it is the same after a restart and on every machine.
+    """
+    assert window > timedelta(0), f"{window} is no window"
+    number = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+    return number % (window // timedelta(microseconds=1)) * timedelta(microseconds=1)
 
 
-def _days(field: str, months: set[int]) -> str:
-    """The day-of-month field for croniter, once it is sure that some month has one of the days."""
-    parts = field.split(",")
-    numbered = [part for part in parts if part != "L"]
-    days = _values(",".join(numbered), "day of month", 1, 31) if numbered else set()
-    if "L" not in parts and min(days) > max(LONGEST_MONTH[month] for month in months):
-        raise BadSchedule(f"never due: month {_canonical(months, 12)} has no day {min(days)}")
-    last = "L" in parts and len(days) < 31
-    return ",".join([*map(str, sorted(days)), "L"]) if last else _canonical(days, 31)
+@lru_cache(maxsize=EXPANDED_LINES)
+def _expanded(cron: str) -> croniter:
+    """The line as croniter reads it, which takes longer than looking for the next time.
+
+    What is kept here is shared between threads and never moved: `_times` moves a copy of it.
+    """
+    return croniter(cron, 0.0, ret_type=datetime)
 
 
-def _weekdays(field: str) -> str:
-    """The day-of-week field for croniter, with Sunday as 0."""
-    if "#" not in field:
-        return _canonical({number % 7 for number in _values(field, "day of week", 0, 7, WEEKDAYS)}, 7)
-    parts = []
-    for part in field.split(","):
-        match = NTH_WEEKDAY.fullmatch(part)
-        if match is None:
-            raise BadSchedule(f"{part!r} in the day of week; write 2#3 for the third Tuesday")
-        parts.append(f"{_value(match['day'], 'day of week', 0, 7, WEEKDAYS) % 7}#{match['nth']}")
-    return ",".join(parts)
+def _times(cron: str, wall: datetime) -> croniter:
+    times = copy(_expanded(cron))
+    times.set_current(wall, force=True)
+    return times
 
 
-def _values(field: str, label: str, low: int, high: int, names: dict[str, int] | None = None) -> set[int]:
-    """The numbers a field stands for."""
-    values: set[int] = set()
-    for part in field.split(","):
-        if part[:1] in ("R", "H"):
-            raise BadSchedule(f"{part!r} in the {label}: random and hashed times are not supported")
-        match = PART.fullmatch(part)
-        if match is None or (match["first"] == "*" and match["last"]):
-            raise BadSchedule(f"cannot read {part!r} in the {label}")
-        first, last = low, high
-        if match["first"] != "*":
-            first = _value(match["first"], label, low, high, names)
-            last = _value(match["last"], label, low, high, names) if match["last"] else first
-            if match["step"] and not match["last"]:
-                raise BadSchedule(f"{part!r} in the {label}; write {first}-{high}/{match['step']}")
-            if last < first:
-                raise BadSchedule(f"{part!r} in the {label} runs backwards; write it as two ranges")
-        step = int(match["step"] or 1)
-        if not 1 <= step <= high - low:
-            raise BadSchedule(f"step {step} in the {label} is not in 1-{high - low}")
-        values.update(range(first, last + 1, step))
-    return values
+def _readable(line: str) -> str:
+    """What is offered instead of a line, once all its faults are corrected; empty if one cannot be."""
+    for _ in range(MAX_CORRECTIONS):
+        if not line:
+            break
+        try:
+            read_cron(line)
+        except BadSchedule as error:
+            line = error.instead
+        else:
+            return line
+    return ""
 
 
-def _value(text: str, label: str, low: int, high: int, names: dict[str, int] | None) -> int:
-    if names and text in names:
-        return names[text]
-    if not text.isdecimal() or not low <= int(text) <= high:
-        named = f" or {next(iter(names))}-{[*names][-1]}" if names else ""
-        raise BadSchedule(f"{text!r} in the {label}; it takes {low}-{high}{named}")
-    return int(text)
-
-
-def _canonical(values: set[int], count: int) -> str:
-    return "*" if len(values) == count else ",".join(map(str, sorted(values)))
+def _offer(write: str, line: str, timezone: str, now: datetime | None) -> str:
+    """`; write '5-59/15 * * * *', next due 2026-03-01 00:05, 00:20, 00:35 UTC`: so that it is seen what it does."""
+    try:
+        schedule = Schedule.parse(line, timezone)
+    except BadSchedule:
+        return f"; write {write!r}"  # The time zone is wrong, too, and will be said next.
+    shown, day = [], ""
+    for due in schedule.upcoming(now or datetime.now(UTC)):
+        date, time = due.astimezone(schedule.zone).strftime("%Y-%m-%d %H:%M").split()
+        shown.append(time if date == day else f"{date} {time}")
+        day = date
+    return f"; write {write!r}, next due {', '.join(shown)} {schedule.zone.key}"
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -348,7 +332,19 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         # An absolute path is a ValueError, a folder of the database ("America") an OSError.
-        known = {zone.lower(): zone for zone in sorted(available_timezones())}
-        close = get_close_matches(name.lower(), known, n=1)
-        hint = f"; did you mean {known[close[0]]!r}?" if close else ""
-        raise BadSchedule(f"unknown time zone {name!r}{hint}") from None
+        if re.search(r"[+-]\d", name):
+            reason = f"time zone {name!r} is an offset; name a place, like 'Europe/Berlin'"
+            raise BadSchedule(reason) from None
+        raise BadSchedule(f"unknown time zone {name!r}", _zone_meant_by(name)) from None
+
+
+def _zone_meant_by(name: str) -> str:
+    written = name.strip().lower().replace(" ", "_")
+    known = {zone.lower(): zone for zone in sorted(available_timezones())}
+    cities = {zone.rpartition("/")[2]: zone for zone in known}
+    if written in known or written in cities:
+        return known[cities.get(written, written)]
+    if len(written) < 5:
+        return ""  # PST and EST are one letter and three hours apart.
+    close = get_close_matches(written, known, n=1, cutoff=CLOSE_ZONE)
+    return known[close[0]] if close else ""

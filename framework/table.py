@@ -58,7 +58,8 @@ class Table(MutableMapping[K, V], Generic[V, K]):
 
     def view(self, effects: Effects) -> View:
         """The rows as the task of *effects* sees them."""
-        return View(self, effects.store, effects.owner, effects.partition, effects.partitions)
+        name = effects.stored_as(self)
+        return View(self, effects.store, effects.owner, effects.partition, effects.partitions, name=name)
 
     @property
     def partitions(self) -> int | None:

@@ -355,7 +355,7 @@ class Task:
             commit.changes.append((key, rows.pack_u64(self.offset)))
             commit.inputs.append(self.fetch.partition)
             if self._replay is not None and self._replay.end(commit, self.offset):
-                self._replay = self.effects.replay = None
+                self._replay = self.effects.redirect = None
         self.committed, self._due, self._is_new = self.offset, False, self._is_new and not self.begun
         self.failing.committed(self.offset)
         self.handled, self._uncounted = self.handled + self._uncounted, 0

@@ -20,12 +20,13 @@ from typing import Any
 from typing_extensions import TypeVar
 
 from framework.agent import Agent
+from framework.alongside import alongside
 from framework.app import App
 from framework.batch import Run
 from framework.clock import START, ManualClock
 from framework.concurrency import ConcurrentTask
 from framework.errors import AppIsOpen, NotIdle
-from framework.job import Job
+from framework.jobs.job import Job
 from framework.record import Record
 from framework.task import Task
 from framework.topic import Topic
@@ -106,14 +107,16 @@ class Harness:
             self._check()
             self.app.flush()
             tasks = [task for task in self._worker.tasks if task.unfinished]
+            jobs = self._worker.jobs.unfinished() if self._worker.jobs is not None else []
             rest = self._unfinished()
-            if not tasks and not rest:
+            if not tasks and not jobs and not rest:
                 break
             if loop.time() > ends:
-                left = "; ".join([*(_described(task) for task in tasks), *rest])
+                due = [f"{name} is running or due" for name in jobs]
+                left = "; ".join([*(_described(task) for task in tasks), *due, *rest])
                 raise NotIdle(f"app {self.app.name!r} is not idle after {within.total_seconds():g} s: {left}")
-            if tasks and not rest and all(task.pause_until is not None for task in tasks):
-                self._pass_pause(tasks)
+            if not rest:
+                self._pass_pause(tasks, jobs=bool(jobs))
             await asyncio.sleep(POLL_S)
         self.app.refresh()
 
@@ -123,16 +126,18 @@ class Harness:
         left = [] if self.app.is_flushed else ["records that were sent are on their way to the log"]
         if worker.committing:
             left.append("a commit is being written")
-        if worker.jobs is not None:
-            left += [f"job {name} is running or due" for name in worker.jobs.unfinished()]
         if worker.retention_due_s <= self.clock.time():
             left.append("retention is at work")
         return left
 
-    def _pass_pause(self, tasks: list[Task | ConcurrentTask]) -> None:
-        ends = [until for task in tasks if (until := task.pause_until) is not None]
-        if len(ends) == len(tasks):
-            self.clock.advance(timedelta(seconds=min(ends) - self.clock.time()))
+    def _pass_pause(self, tasks: list[Task | ConcurrentTask], *, jobs: bool) -> None:
+        """Move the clock if everybody who has something left to do waits for another attempt at it."""
+        ends = [task.pause_until for task in tasks]
+        if jobs and self._worker.jobs is not None:
+            ends.append(self._worker.jobs.pause_until)
+        known = [until for until in ends if until is not None]
+        if ends and len(known) == len(ends):
+            self.clock.advance(timedelta(seconds=max(0.0, min(known) - self.clock.time())))
 
     # Looking.
 
@@ -149,16 +154,25 @@ class Harness:
     async def run(self, job: Job) -> Run:
         """Run *job* now, over everything since its last run, and return that run; what is due is done first.
 
+        Between two attempts the clock moves, as in `idle`.
+
         Raises:
-            JobFailed: Its handler raised.
+            JobFailed: Its handler raised, at the last attempt too.
             NotIdle, Error: As `idle`.
         """
         await self.idle()
         jobs = self._worker.jobs
         assert jobs is not None, f"{job!r} is no job of {self.app!r}"
-        row = await jobs.run(job, self.clock.now, trigger="manual")
+        async with alongside(self._pass_pauses()):
+            row = await jobs.run(job, self.clock.now, trigger="manual")
         self.app.refresh()
         return row.run
+
+    async def _pass_pauses(self) -> None:
+        while True:
+            if not any(task.unfinished for task in self._worker.tasks):
+                self._pass_pause([], jobs=True)
+            await asyncio.sleep(POLL_S)
 
     async def crash(self) -> None:
         """Die as by `kill -9` and start again on the same directory.

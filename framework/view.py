@@ -27,12 +27,21 @@ class View:
     rows whose values can be changed in place, so that the commit can tell whether they were.
     """
 
-    def __init__(self, table: Table[Any, Any], store: Store, owner: str, partition: int, partitions: int) -> None:
+    def __init__(
+        self,
+        table: Table[Any, Any],
+        store: Store,
+        owner: str,
+        partition: int,
+        partitions: int,
+        *,
+        name: str | None = None,
+    ) -> None:
         """*owner* is the agent or job on whose behalf it is used; *partitions* is 0 for a job, which has no others.
 
-        Reads nothing yet.
+        *name* is that under which the rows are stored, if it is not the table's. Reads nothing yet.
         """
-        self.table, self.tracked = table, table.tracked
+        self.table, self.tracked, self._name = table, table.tracked, name or table.name
         self.touched: dict[Any, Any] = {}
         self.cache: dict[Any, Any] = {}
         self._deleted: set[Any] = set()
@@ -41,7 +50,7 @@ class View:
         self._encoded: dict[Any, bytes | None] = {}
         self._stored: dict[Any, bytes | None] = {}
         self._store, self._owner, self._partition, self._partitions = store, owner, partition, partitions
-        self._prefix = rows.table_prefix(table.name, partition)
+        self._prefix = rows.table_prefix(self._name, partition)
         self.sweeping = False
         """Whether rows that are gone wait for a commit to remove their bytes; see `framework.expiring`."""
         self._spread: tuple[str, int] | None = None
@@ -200,14 +209,14 @@ class View:
 
     def _with_owner(self, changes: list[Change]) -> list[Change]:
         self._check_owner()
-        if self.table.name not in self._store.owners:
-            changes.append((rows.owner_key(self.table.name), self._owner.encode()))
+        if self._name not in self._store.owners:
+            changes.append((rows.owner_key(self._name), self._owner.encode()))
         return changes
 
     def taken(self) -> None:
         """What `changes` gave is in a commit that is being written."""
         if self._encoded:
-            self._store.owners[self.table.name] = self._owner
+            self._store.owners[self._name] = self._owner
         put = [key for key in self.touched if key not in self._stored] if self.tracked else list(self.touched)
         self.cache.update(self.touched)
         for key in self._deleted:
@@ -222,7 +231,7 @@ class View:
                 self.cache.pop(key, None)
                 self._stored.pop(key, None)
         self._in_flight, self._encoded, self.touched, self._deleted = self._encoded, {}, {}, set()
-        if self._store.owners.get(self.table.name) != self._owner:
+        if self._store.owners.get(self._name) != self._owner:
             # Another agent may write next, so nothing read may outlive the commit.
             self.cache, self._stored = {}, {}
 
@@ -265,13 +274,13 @@ class View:
     # Who may do what.
 
     def _may_write(self) -> bool:
-        return self._store.owners.get(self.table.name) in (None, self._owner)
+        return self._store.owners.get(self._name) in (None, self._owner)
 
     def _is_elsewhere(self) -> bool:
         """Whether the rows lie in as many partitions as another agent's topic has, or in the database of the jobs."""
         if self._may_write():
             return False
-        owner = self._store.owners[self.table.name]
+        owner = self._store.owners[self._name]
         if self._spread is None or self._spread[0] != owner:
             self._spread = owner, self.table.partitions_under(owner)
         return self._spread[1] != self._partitions
@@ -279,11 +288,11 @@ class View:
     def _check_owner(self) -> None:
         if not self._may_write():
             raise TableOwned(
-                f"table {self.table.name!r} is written by {self._store.owners[self.table.name]!r}; {self._owner!r} may "
+                f"table {self.table.name!r} is written by {self._store.owners[self._name]!r}; {self._owner!r} may "
                 "only read it. Give each agent its own table, or send the change to a topic that one agent reads"
             )
-        if self.table.name not in self._store.owners:
-            released = self._store.database.get(rows.spread_key(self.table.name))
+        if self._name not in self._store.owners:
+            released = self._store.database.get(rows.spread_key(self._name))
             spread = self._partitions if released is None else rows.split_spread(released)[0]
             if spread != self._partitions:
                 raise TableOwned(

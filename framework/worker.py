@@ -20,7 +20,9 @@ from framework.clock import Timer, sleep, timer_of
 from framework.commit import CommitLoop
 from framework.errors import DeclarationError
 from framework.identity import settle
-from framework.job_runner import JobRunner
+from framework.jobs.planning import now_of
+from framework.jobs.runner import JobRunner
+from framework.jobs.serving import Serving
 from framework.log import Log, Partition, Random
 from framework.log.doorbell import POLL_S, Doorbell
 from framework.log.errors import Error
@@ -45,12 +47,24 @@ logger = logging.getLogger("framework.worker")
 
 
 @dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run of a job has come."""
+
+    id: str
+    done: int
+    """How many of its offsets are committed ..."""
+    size: int
+    """... of how many."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker has done so far."""
 
     records: int
     lag: int
-    running_jobs: int
+    runs: tuple[RunProgress, ...] = ()
+    """The runs of jobs that are at work."""
 
 
 class Worker:
@@ -121,6 +135,8 @@ class Worker:
         for task in self.tasks:
             task.stop()  # For code that goes on when it is cancelled.
             task.effects.close()
+        if self.jobs is not None:
+            self.jobs.kill()
         for running in [*self._agents, *self._services_running]:
             running.cancel()
         self._stop.set()
@@ -153,8 +169,8 @@ class Worker:
 
     async def _open(self, exits: AsyncExitStack) -> Log:
         app = self.app
-        if not app.agents and not app.jobs and not self._may_be_empty:
-            raise DeclarationError(f"app {app.name!r} declares no agents and no jobs: there is nothing to run")
+        if not app.agents and not app.jobs and not app.timers and not self._may_be_empty:
+            raise DeclarationError(f"app {app.name!r} declares no agents, jobs or timers: there is nothing to run")
         if not app.is_open:
             exits.callback(app.close)
         log = app.open(create=True)
@@ -167,6 +183,8 @@ class Worker:
         exits.callback(app.own_shards, None)
         for topic in list(app.topics.values()):
             app.topic_info(topic)
+        for job in app.jobs.values():
+            job.check_retention(app.topic_info(job.source), now_of(app))
         settle(app, shards, self._accept_schema)
         executor = ThreadPoolExecutor(SHARDS, thread_name_prefix="framework-commit")
         exits.callback(executor.shutdown)
@@ -178,8 +196,9 @@ class Worker:
         for store in shards.open_stores():
             if store.replayed:
                 logger.info("%s: %d batches of the last commit were appended again", store.path, store.replayed)
-        if app.jobs:
-            self.jobs = JobRunner(app, shards.of_jobs())
+        if app.jobs or app.timers:
+            self.jobs = JobRunner(app, shards.of_jobs(), agents_busy=self._agents_busy)
+            self.jobs.settle()
         await exits.enter_async_context(app.living())
         if self._broker is not None:
             from framework.log.broker.server import Broker  # Most workers do without, and start sooner.
@@ -199,7 +218,7 @@ class Worker:
         services += [self._hold(), self._retain(log, timer_of(self.app.clock)), self._observe(log, exits)]
         services.append(self._make_checkpoints())
         if self.jobs is not None:
-            services += [self.jobs.serve(job) for job in self.app.jobs.values()]
+            services.append(Serving(self.jobs).run())
         return services
 
     async def _listen(self, doorbell: Doorbell) -> None:
@@ -220,9 +239,14 @@ class Worker:
         finally:
             loop.remove_reader(doorbell.fd)
 
+    def _agents_busy(self) -> bool:
+        return any(not task.idle for task in self.tasks)
+
     def _ring(self) -> None:
         for task in self.tasks:
             task.ring()
+        if self.jobs is not None:
+            self.jobs.rung.set()
 
     async def _finish_for_the_dead(self, log: Log) -> None:
         """Sync what a killed process has written but not synced, which else would wait for the next append."""
@@ -291,11 +315,11 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether everything in the log has been handled and committed."""
+        """Whether everything in the log has been handled and committed, and no run is due, planned or at work."""
         return (
             all(task.idle and not task.changed and not task.fetch.ready(task.offset) for task in self.tasks)
             and not self.committing
-            and not (self.jobs is not None and self.jobs.running)
+            and (self.jobs is None or self.jobs.idle)
         )
 
     @property
@@ -329,7 +353,8 @@ class Worker:
             return self._ended
         lag = sum(max(0, task.fetch.partition.high_watermark - task.offset) for task in self.tasks if not task.idle)
         handled = sum(task.handled for task in self.tasks)
-        return Progress(handled, lag, len(self.jobs.running) if self.jobs else 0)
+        active = self.jobs.active.values() if self.jobs is not None else ()
+        return Progress(handled, lag, tuple(RunProgress(row.id, row.done, row.size) for row in active))
 
     def _remember_progress(self) -> None:
         """The log, which knows how many records are waiting, is about to be closed."""

@@ -22,6 +22,7 @@ from framework.log.follow import Follower
 from framework.log.keys import partition_of
 from framework.log.log import Log
 from framework.log.partition import Partition
+from framework.log.piece import Piece, Times
 from framework.log.reader import Fetched, Reader
 from framework.log.sending import Producer
 from framework.log.settings import TopicSettings
@@ -38,6 +39,7 @@ __all__ = [
     "Log",
     "NewRecord",
     "Partition",
+    "Piece",
     "Producer",
     "Random",
     "Range",
@@ -46,6 +48,7 @@ __all__ = [
     "StoredRecord",
     "SystemClock",
     "SystemRandom",
+    "Times",
     "TopicInfo",
     "TopicSettings",
     "decode",

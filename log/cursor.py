@@ -15,6 +15,7 @@ from framework.log.codec import StoredRecord, decode
 from framework.log.errors import OffsetOutOfRange
 from framework.log.header import Header
 from framework.log.partition import Partition
+from framework.log.piece import ALWAYS, Piece, Times, take
 from framework.log.reader import Reader
 
 At = Literal["beginning", "end"] | datetime | timedelta | int
@@ -22,6 +23,7 @@ At = Literal["beginning", "end"] | datetime | timedelta | int
 
 A negative number counts back from the end."""
 OpenReader = Callable[[Partition, int], Reader]
+OnGap = Callable[[Partition, int, int], None]
 
 
 @dataclass(slots=True)
@@ -36,11 +38,24 @@ class Range:
 class Cursor:
     """A position in several partitions, which are read one after the other."""
 
-    def __init__(self, open_reader: OpenReader, ranges: Sequence[Range]) -> None:
-        """*open_reader* makes a reader of a partition at an offset."""
-        self._open_reader = open_reader
+    def __init__(
+        self,
+        open_reader: OpenReader,
+        ranges: Sequence[Range],
+        *,
+        times: Times = ALWAYS,
+        on_gap: OnGap | None = None,
+    ) -> None:
+        """*open_reader* makes a reader of a partition at an offset; records stamped outside *times* are left out.
+
+        Where records were removed before they were read, *on_gap* is called with the partition and their offsets, from
+        and up to, and reading goes on behind them; without, that is an error.
+        """
+        self._open_reader, self._times, self._on_gap = open_reader, times, on_gap
         self.ranges = [Range(r.partition, r.start, r.end) for r in ranges]
         self._iterator: Iterator[tuple[Partition, StoredRecord]] | None = None
+        self._pieces: Iterator[Piece] | None = None
+        self._rest: Piece | None = None
 
     def __iter__(self) -> Iterator[tuple[Partition, StoredRecord]]:
         """The records from here on, each with its partition; does not move."""
@@ -48,7 +63,7 @@ class Cursor:
 
     def copy(self) -> Cursor:
         """Another cursor at the same position."""
-        return Cursor(self._open_reader, self.ranges)
+        return Cursor(self._open_reader, self.ranges, times=self._times, on_gap=self._on_gap)
 
     def take(self, max_records: int, max_bytes: int | None = None) -> list[tuple[Partition, StoredRecord]]:
         """The next records, at most *max_records*, and no more when their keys and values are *max_bytes*; moves on.
@@ -69,6 +84,24 @@ class Cursor:
                 size += len(pair[1].key or b"") + len(pair[1].value or b"")
         return taken
 
+    def take_pieces(self, max_records: int, pause: Callable[[], None]) -> tuple[list[Piece], int]:
+        """The next records, at most *max_records*, as pieces, and how many these are; moves on.
+
+        Calls *pause* before each piece. None at the end only.
+        """
+        if self._pieces is None:
+            self._pieces = self.pieces(pause)
+        if self._rest is not None:
+            self._move(self._rest.start, self._rest.end, self._rest.partition)
+        taken, count, self._rest = take(self._pieces, self._rest, max_records)
+        if self._rest is not None:
+            self._move(self._rest.end, self._rest.start, self._rest.partition)
+        return taken, count
+
+    def _move(self, start: int, to: int, partition: Partition) -> None:
+        """Let the range of *partition* that begins at *start* begin at *to*: what was cut off is still to be read."""
+        next(part for part in self.ranges if part.partition is partition and part.start == start).start = to
+
     def records(self) -> Iterator[tuple[Partition, StoredRecord]]:
         """All records from here on; moves on with each.
 
@@ -76,12 +109,25 @@ class Cursor:
             OffsetOutOfRange: The log does not hold all of a range.
         """
         for part in self.ranges:
-            for _, batch in self._batches(part):
-                for record in _decoded(part.partition, batch):
-                    if part.start <= record.offset < part.end:
-                        part.start = record.offset + 1
-                        yield part.partition, record
+            for piece in self._pieces_of(part):
+                for record in piece.records():
+                    part.start = record.offset + 1
+                    yield part.partition, record
             # Offsets may have gaps, so the end is a position and not a record.
+            part.start = part.end
+
+    def pieces(self, pause: Callable[[], None] | None = None) -> Iterator[Piece]:
+        """All records from here on, by the batches they lie in; moves on with each piece, and calls *pause* before.
+
+        Raises:
+            OffsetOutOfRange: The log does not hold all of a range.
+        """
+        for part in self.ranges:
+            for piece in self._pieces_of(part):
+                if pause is not None:
+                    pause()
+                part.start = piece.end
+                yield piece
             part.start = part.end
 
     def count(self) -> int:
@@ -90,14 +136,13 @@ class Cursor:
         Raises:
             OffsetOutOfRange: The log does not hold all of a range.
         """
-        total = 0
-        for part in self.ranges:
-            for header, batch in self._batches(part):
-                if part.start <= header.base_offset and header.next_offset <= part.end:
-                    total += header.records
-                else:
-                    total += sum(part.start <= record.offset < part.end for record in _decoded(part.partition, batch))
-        return total
+        return sum(piece.count() for piece in self.copy().pieces())
+
+    def _pieces_of(self, part: Range) -> Iterator[Piece]:
+        for header, batch in self._batches(part):
+            if header.base_offset >= part.end:
+                return
+            yield Piece(part.partition, header, batch, part.start, part.end, self._times)
 
     def _batches(self, part: Range) -> Iterator[tuple[Header, memoryview]]:
         """The batches in which the records of *part* lie."""
@@ -105,7 +150,13 @@ class Cursor:
         try:
             while reader.offset < part.end:
                 before = reader.offset
-                yield from reader.read().batches
+                try:
+                    fetched = reader.read()
+                except OffsetOutOfRange:
+                    if not self._skip_gap(part, reader):
+                        raise
+                    continue
+                yield from fetched.batches
                 if reader.offset == before:
                     raise OffsetOutOfRange(
                         f"{part.partition.name} has no offsets {before} to {part.end - 1}: "
@@ -113,6 +164,17 @@ class Cursor:
                     )
         finally:
             reader.close()
+
+    def _skip_gap(self, part: Range, reader: Reader) -> bool:
+        """Go on at the log start, if that is allowed and a way out."""
+        log_start = part.partition.log_start
+        if self._on_gap is None or reader.offset >= log_start:
+            return False
+        end = min(log_start, part.end)
+        self._on_gap(part.partition, reader.offset, end)
+        part.start = end
+        reader.seek(end)
+        return True
 
 
 def resolve(open_reader: OpenReader, partition: Partition, at: At, clock: Clock) -> int:

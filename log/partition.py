@@ -27,12 +27,11 @@ from framework.log.errors import (
 from framework.log.files import Files
 from framework.log.header import read_header, set_base_offset
 from framework.log.locks import PARTITION_LOCK
-from framework.log.manifest import Manifest
 from framework.log.producers import FoldedProducers, Producers
 from framework.log.retention import segments_to_remove
 from framework.log.segment import Segment, begin_segment
 from framework.log.segments import Segments
-from framework.log.shared import DAMAGED, DELETED, FAILED, Mark, Shared, is_deleted, is_usable
+from framework.log.shared import DAMAGED, DELETED, FAILED, RAISED, Mark, Shared, is_deleted, is_usable
 from framework.log.writer import ActiveWriter, OpenWriters, Writer
 
 Placed = tuple[bytearray, int, int, int]
@@ -63,7 +62,6 @@ class Partition:
         self._catalogue, self._catalogue_version = place.catalogue, -1
         self._reads_written = topic.settings.durability == "os"
         self._segments = Segments(self.directory, topic, number, place.shared, place.files)
-        self._named_generation = 0
         self._active = ActiveWriter(place.files, place.open_writers, place.shared.mutex(PARTITION_LOCK + self.slot))
         self._folded = FoldedProducers()
         self.rolled = False
@@ -150,11 +148,16 @@ class Partition:
 
     def _synced(self, mark: Mark) -> bool:
         try:
-            return self._active.sync(mark, self._shared.append_second(self.slot))
+            return self._active.sync(mark, self._noted_second())
         except OSError:
             with self._locked():
                 self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise
+
+    def _noted_second(self) -> int | None:
+        """The append second, if the file of append times knows it."""
+        second = self._shared.append_second(self.slot)  # Read first: whoever raises it sets the flag before.
+        return None if self._shared.flags(self.slot) & RAISED else second
 
     def advance(self, mark: Mark) -> None:
         """Move the high watermark up to *mark*, which a finished `sync` returned."""
@@ -169,6 +172,29 @@ class Partition:
                 return None
             writer, mark = self._attach_writer()
             return self._producers_at(mark, writer).last_sequence(producer_id)
+
+    def end_before(self, second: int, *, known: int | None = None) -> int:
+        """Up to which offset records were appended before *second*; from now on none is.
+
+        Later appends get that second or a later one, whatever the clock does, so the answer stays what it is. Where
+        nothing was appended behind offset *known*, nothing has to be said: it is the answer.
+        """
+        with self._locked():
+            self.check_exists()
+            mark, last = self._shared.written(self.slot), self._shared.append_second(self.slot)
+            if mark.offset == known:
+                return mark.offset
+            if last >= second:
+                return self._segments.end_before(second)
+            # The flag says that the second is in the mark only: the next append has to note it, even in that second.
+            self._shared.set_flags(self.slot, self._shared.flags(self.slot) | RAISED)
+            self._shared.publish_written(self.slot, mark, second)
+            return mark.offset
+
+    @property
+    def append_second(self) -> int:
+        """The second of the last append, in seconds since the epoch; appends never go below it."""
+        return self._shared.append_second(self.slot)
 
     # What keeps it in bounds.
 
@@ -272,8 +298,8 @@ class Partition:
         if manifest is None:
             if mark.offset:
                 raise Damaged(f"{self.directory / 'manifest'} is missing, but the log end is {mark.offset}")
-            manifest = self._create()
-        self._sync_names(manifest)
+            manifest = self._segments.create()
+        self._segments.sync_names(manifest)
         if manifest.active.base_offset != mark.segment:
             # Killed between the new manifest and the mark: the roll is as good as done.
             if manifest.active.base_offset != mark.offset:
@@ -284,34 +310,8 @@ class Partition:
             mark = Mark(mark.offset, 0, mark.offset)
             self._shared.publish_written(self.slot, mark, self._shared.append_second(self.slot))
         writer = self._active.attach(self._segments.segment(manifest, len(manifest.segments) - 1))
-        writer.cut_to(mark.position)
+        writer.cut_to(mark.position, mark.offset)
         return writer, mark
-
-    def _create(self) -> Manifest:
-        for directory in (self.directory.parent.parent, self.directory.parent, self.directory):
-            try:
-                self._files.mkdir(directory)
-            except FileExistsError:
-                # Whoever made it may have been killed before its name was durable.
-                self._files.sync_directory(directory.parent)
-        manifest = Manifest.empty(self.topic.id, self.number)
-        segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
-        begin_segment(self._files, segment, Producers())
-        self._segments.replace(manifest)
-        self._named_generation = manifest.active.generation
-        return manifest
-
-    def _sync_names(self, manifest: Manifest) -> None:
-        """Make the names of the active segment and of its manifest durable, unless it is known that they are.
-
-        Who replaced the manifest may have been killed before it was durable: then every process sees the new one, and
-        after a power cut the old one is back. Once a batch of the segment is durable, its writer has been here.
-        """
-        active, durable = manifest.active, self._shared.durable(self.slot)
-        if self._named_generation != active.generation:
-            if durable.segment != active.base_offset or durable.position == 0:
-                self._files.sync_directory(self.directory)
-            self._named_generation = active.generation
 
     def _append(self, groups: list[list[bytearray]], mark: Mark, writer: Writer) -> list[int | Error]:
         """Give each new batch its offset and write it; roll where the active segment is full."""
@@ -358,16 +358,19 @@ class Partition:
         last_second = self._shared.append_second(self.slot)
         second = max(last_second, self._clock.now_ms() // 1000)
         writer.write([batch for batch, *_ in pending], before.position)
-        if second != last_second or before.position == 0:
+        flags = self._shared.flags(self.slot)
+        if second != last_second or before.position == 0 or flags & RAISED:
             writer.note_second(second, before.offset)
         self._shared.publish_written(self.slot, mark, second, ring=self._reads_written)
+        if flags & RAISED:
+            self._shared.set_flags(self.slot, flags & ~RAISED)
         for batch, offset, position, max_timestamp in pending:
             writer.segment.note(offset, position, len(batch), max_timestamp)
         self._folded.move(before, mark)
 
     def _sync_to(self, mark: Mark, writer: Writer) -> None:
         try:
-            writer.sync(self._shared.append_second(self.slot), mark.position)
+            writer.sync(self._noted_second(), mark.position)
         except OSError:
             self._shared.set_flags(self.slot, self._shared.flags(self.slot) | FAILED)
             raise
@@ -389,7 +392,6 @@ class Partition:
         segment = Segment(self.directory, manifest.active, self.topic.settings.index_interval_bytes)
         begin_segment(self._files, segment, producers)
         self._segments.replace(manifest)
-        self._named_generation = manifest.active.generation
         self._segments.segment(manifest, len(manifest.segments) - 2)
         before, mark = mark, Mark(mark.offset, 0, mark.offset)
         self._shared.publish_written(self.slot, mark, second)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from framework.log.appended import last_second
+from framework.log.appended import append_times, first_offset_at_second, last_second
 from framework.log.catalogue import TopicInfo
 from framework.log.errors import Damaged, OffsetOutOfRange
 from framework.log.files import Files
 from framework.log.manifest import Manifest, SegmentRow
+from framework.log.producers import Producers
 from framework.log.retention import ClosedSegment
-from framework.log.segment import FILE_SUFFIXES, Segment
+from framework.log.segment import FILE_SUFFIXES, Segment, begin_segment
 from framework.log.shared import Shared
 
 
@@ -24,11 +26,14 @@ class Segments:
     def __init__(self, directory: Path, topic: TopicInfo, number: int, shared: Shared, files: Files) -> None:
         """Reads nothing yet."""
         self.directory, self.name, self._slot = directory, f"{topic.name}-{number}", topic.slots[number]
+        self._topic_id, self._number = topic.id, number
         self._index_interval_bytes = topic.settings.index_interval_bytes
         self._shared, self._files = shared, files
         self._seen: tuple[Manifest | None, tuple[int, int] | None, int] = (None, None, -1)
         """The manifest as it was read last, its file, and the count of changes then: one value, for threads."""
         self._known: dict[int, Segment] = {}
+        self._named_generation = 0
+        """Of which active segment it is known that its names are durable."""
 
     def manifest(self) -> Manifest | None:
         """The newest manifest; None before the first append."""
@@ -55,6 +60,32 @@ class Segments:
         manifest.write(self._files, self.directory)
         self._shared.bump_changes(self._slot)
         self._seen = (manifest, self._identify(), self._shared.changes(self._slot))
+        self._named_generation = manifest.active.generation
+
+    def create(self) -> Manifest:
+        """Make the partition's directory, first segment and manifest, durably; under the partition's lock."""
+        for directory in (self.directory.parent.parent, self.directory.parent, self.directory):
+            try:
+                self._files.mkdir(directory)
+            except FileExistsError:
+                # Whoever made it may have been killed before its name was durable.
+                self._files.sync_directory(directory.parent)
+        manifest = Manifest.empty(self._topic_id, self._number)
+        begin_segment(self._files, Segment(self.directory, manifest.active, self._index_interval_bytes), Producers())
+        self.replace(manifest)
+        return manifest
+
+    def sync_names(self, manifest: Manifest) -> None:
+        """Make the names of the active segment and of its manifest durable, unless it is known that they are.
+
+        Who replaced the manifest may have been killed before it was durable: then every process sees the new one, and
+        after a power cut the old one is back. Once a batch of the segment is durable, its writer has been here.
+        """
+        active, durable = manifest.active, self._shared.durable(self._slot)
+        if self._named_generation != active.generation:
+            if durable.segment != active.base_offset or durable.position == 0:
+                self._files.sync_directory(self.directory)
+            self._named_generation = active.generation
 
     def of(self, offset: int) -> tuple[Segment, int | None]:
         """The segment that holds *offset*, and the base offset of the one behind it.
@@ -77,6 +108,22 @@ class Segments:
         """Every segment in order, the active one last."""
         manifest = self.manifest()
         return [self.segment(manifest, at) for at in range(len(manifest.segments))] if manifest else []
+
+    def end_before(self, second: int) -> int:
+        """The first offset that was appended in *second* or later, the log end if there is none; for a reader.
+
+        Where append times are missing, which a power cut may have taken, those of the batches before them hold.
+        """
+        end = self._shared.written_offset(self._slot)
+        for segment in reversed(self.all()):
+            with suppress(FileNotFoundError):
+                data = segment.appended_path.read_bytes()
+                found = first_offset_at_second(data, second)
+                end = end if found is None else min(end, found)
+                first = next(iter(append_times(data)), None)
+                if first is not None and first[0] < second:
+                    break
+        return end
 
     def closed(self, now_s: int) -> list[ClosedSegment]:
         """What retention has to know of the closed segments."""

@@ -12,6 +12,8 @@ from framework.log.errors import InvalidName, InvalidSetting
 Setting = int | float | str
 """The value of a setting."""
 MAX_PARTITIONS = 10_000
+INTERNAL = "__"
+"""What the names of topics begin with that belong to the machinery, as Kafka's do, and to no program."""
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
@@ -167,6 +169,16 @@ def check_topic_name(name: str) -> str:
             f"topic name {name!r} is not valid: 1 to 249 characters, only letters, digits, '.', '_' and '-'"
         )
     return name
+
+
+def check_not_internal(name: str) -> None:
+    """Refuse a topic of a program's with the name of an internal one.
+
+    Raises:
+        InvalidName: It begins with `INTERNAL`.
+    """
+    if name.startswith(INTERNAL):
+        raise InvalidName(f"topic {name!r} cannot be: names that begin with {INTERNAL!r} are those of internal topics")
 
 
 def check_partitions(count: int) -> int:

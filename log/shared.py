@@ -38,8 +38,10 @@ PAGE_BYTES = 4096
 SLOT_BYTES = 128
 SLOTS_STEP = 256
 
-IN_USE, FAILED, DAMAGED, DELETED = 1, 2, 8, 0xDE1E7ED0
-"""Flags of a slot. What is deleted is gone, so that one is many bits: a flipped one must not do it."""
+IN_USE, FAILED, RAISED, DAMAGED, DELETED = 1, 2, 4, 8, 0xDE1E7ED0
+"""Flags of a slot. What is deleted is gone, so that one is many bits: a flipped one must not do it.
+
+RAISED: the append second was raised without an append, and the file of append times does not know it yet."""
 _MAGIC = int.from_bytes(b"framelog", sys.byteorder)
 _WORD, _MARK = struct.Struct("=Q"), struct.Struct("=4Q")
 POSITION_MASK = (1 << 32) - 1

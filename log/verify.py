@@ -36,7 +36,7 @@ from framework.log.outside import (
 )
 from framework.log.producers import TASK_PRODUCER_BIT, Producers
 from framework.log.segment import Segment
-from framework.log.shared import DAMAGED, FAILED, IN_USE, PAGE_BYTES, SLOT_BYTES, Mark, is_deleted
+from framework.log.shared import DAMAGED, FAILED, IN_USE, PAGE_BYTES, RAISED, SLOT_BYTES, Mark, is_deleted
 
 
 class Verification:
@@ -174,7 +174,7 @@ class PartitionCheck:
             # Last stable is stored before durable, so a kill can leave it ahead.
             if max(slot.last_stable, durable.offset, self._manifest.log_start) > end.offset:
                 faults.append(f"durable {durable.offset} or last stable {slot.last_stable} is above {end.offset}")
-            if not slot.flags & IN_USE or slot.flags & ~(IN_USE | FAILED | DAMAGED):
+            if not slot.flags & IN_USE or slot.flags & ~(IN_USE | FAILED | RAISED | DAMAGED):
                 faults.append(f"flags are {slot.flags}")
             if slot.flags & FAILED:
                 text = "a sync failed; it takes no appends until the directory is opened by a process that is alone"
@@ -286,7 +286,8 @@ class PartitionCheck:
             yield Finding(path, f"does not begin with {APPENDED_MAGIC!r}", 0, base)
             return
         before = last = (0, base - 1)
-        dense, trusted, slot = not segment.compacted, self._run.shared.trusted, self._slot
+        dense, slot = not segment.compacted, self._slot
+        at_end = self._run.shared.trusted and not closed and base < end == slot.written.offset
         for position in range(len(APPENDED_MAGIC), len(data) - ENTRY_BYTES + 1, ENTRY_BYTES):
             entry = entry_at(data, position)
             if entry is None:
@@ -307,7 +308,7 @@ class PartitionCheck:
         torn = (len(data) - len(APPENDED_MAGIC)) % ENTRY_BYTES
         if needed and base > last[1] and dense:
             yield Finding(path, "has no entry for the first batch", len(data) - torn, base)
-        elif trusted and not closed and base < end == slot.written.offset and last[0] < slot.second:
+        elif at_end and last[0] < slot.second and not slot.flags & RAISED:
             text = f"ends with second {last[0]}, the last append was in {slot.second}"
             yield Finding(path, text, len(data) - torn, last[1])
         elif torn and closed and len(data) % 512:  # A kill tears a write at the end of a page only.

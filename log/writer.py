@@ -34,10 +34,10 @@ class Writer:
             raise
         self.first_second = first_second(segment.appended_path)
         """When the first batch was appended; None while there is none."""
-        self._synced_second = -1  # Whoever noted a second last may have died before its sync.
+        self._synced_second: int | None = None  # Whoever noted a second last may have died before its sync.
 
-    def cut_to(self, end: int) -> None:
-        """Remove what stands behind *end*: a write that was killed, never appended.
+    def cut_to(self, end: int, offset: int) -> None:
+        """Remove what stands behind *end*, where *offset* comes next: a write that was killed, never appended.
 
         Raises:
             Damaged: The file ends before.
@@ -46,6 +46,8 @@ class Writer:
         if size < end:
             raise Damaged(f"{self.segment.path} is {size} bytes long, but {end} were appended")
         if size > end:
+            # First: as long as there are bytes behind the end, the next one here does it again.
+            self._cut_seconds(offset)
             self._files.truncate(self.fd, end)
             # Synced, or a power cut could bring the old bytes back behind newer ones.
             self._files.fdatasync(self.fd)
@@ -64,28 +66,47 @@ class Writer:
         Raises:
             Damaged: The file has lost its head.
         """
-        size = end = self._files.size(self._appended_fd)
-        if end < len(APPENDED_MAGIC):
-            raise Damaged(f"{self.segment.appended_path} is {end} bytes long, too few for its magic number")
-        end -= (end - len(APPENDED_MAGIC)) % ENTRY_BYTES  # A torn entry is written over.
-        while end > len(APPENDED_MAGIC) and self._base_offset_at(end - ENTRY_BYTES) >= base_offset:
-            end -= ENTRY_BYTES  # And one of a batch whose writer was killed before it published it.
+        size = self._files.size(self._appended_fd)
+        if size < len(APPENDED_MAGIC):
+            raise Damaged(f"{self.segment.appended_path} is {size} bytes long, too few for its magic number")
+        end = self._end_of_entries(size, base_offset)
         self._files.pwrite(self._appended_fd, pack_entry(second, base_offset), end)
         if size > end + ENTRY_BYTES:
             self._files.truncate(self._appended_fd, end + ENTRY_BYTES)
         if self.first_second is None:
             self.first_second = second
 
+    def _cut_seconds(self, offset: int) -> None:
+        """Remove entries of batches from *offset* on.
+
+        The next append may be of an earlier second, by a clock that was set back, and would not write over them.
+        """
+        size = self._files.size(self._appended_fd)
+        end = self._end_of_entries(size, offset)
+        if len(APPENDED_MAGIC) <= end < size:
+            self._files.truncate(self._appended_fd, end)
+            self._files.fdatasync(self._appended_fd)
+
+    def _end_of_entries(self, size: int, offset: int) -> int:
+        """Where the entries of batches below *offset* end."""
+        end = size - (size - len(APPENDED_MAGIC)) % ENTRY_BYTES  # A torn entry is written over.
+        while end > len(APPENDED_MAGIC) and self._base_offset_at(end - ENTRY_BYTES) >= offset:
+            end -= ENTRY_BYTES  # And one of a batch whose writer was killed before it published it.
+        return end
+
     def _base_offset_at(self, position: int) -> int:
         entry = entry_at(self._files.pread(self._appended_fd, ENTRY_BYTES, position), 0)
         return entry[1] if entry else -1
 
-    def sync(self, append_second: int, end: int) -> None:
-        """Bring both files to disk, up to *end*; the second one has changed only if *append_second* has."""
-        if append_second != self._synced_second:
+    def sync(self, append_second: int | None, end: int) -> None:
+        """Bring both files to disk, up to *end*; the second one has changed only if *append_second* has.
+
+        None for one that was raised, and will be noted by the next append.
+        """
+        if append_second is None or append_second != self._synced_second:
             self._files.fdatasync(self._appended_fd)
             # The first batch of a segment notes its second even if that has not changed.
-            self._synced_second = append_second if end else -1
+            self._synced_second = append_second if end else None
         self._files.fdatasync(self.fd)
 
     def close(self) -> None:
@@ -112,7 +133,7 @@ class ActiveWriter:
         self._open_writers.use(self)
         return self._writer
 
-    def sync(self, mark: Mark, append_second: int) -> bool:
+    def sync(self, mark: Mark, append_second: int | None) -> bool:
         """Bring to disk what was written up to *mark*; False if its segment is not open.
 
         Not under the partition's lock. If another segment is open by now, the roll to it has synced that one.

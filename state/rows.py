@@ -13,7 +13,7 @@
     snappy    = the batch, compressed raw; then the highest bit of the partition is set
     sender    = "q" agent                                    -> nothing; it has sent records
     replay    = "p" agent 0 topic_id:16 partition:u32        -> until:u64 policy, see `framework.replay`
-    run       = "r" job 0 run id                             -> json, see `framework.job`
+    run       = "r" job 0 run id                             -> json, see `framework.jobs.runs`
     name      = "n" agent or job                             -> json, see `framework.identity`
     schema    = "j" app 0 ("topic" | "table") 0 name         -> json, see `framework.schema`
 

@@ -21,7 +21,7 @@ INNER = {
     "log": {"broker"},
     "state": set[str](),
     "operators": set[str](),
-    "framework": {"cli", "web"},
+    "framework": {"cli", "jobs", "web"},
     "examples": set[str](),
     "tests": {*CODE, "examples", "faults", "interop", "typing", "benchmarks", "browser"},
 }

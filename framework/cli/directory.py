@@ -46,7 +46,8 @@ class Directory:
         Raises:
             NotFound: There is none; names those there are.
         """
-        return known("topic", name, self.log.topics(), f"in {self.path}")
+        topics = self.log.topics()
+        return topics[name] if name in topics else known("topic", name, visible(topics), f"in {self.path}")
 
 
 def app_for_running(app_name: str | None, data: str | None) -> App:
@@ -112,6 +113,13 @@ def reading(app_name: str | None, data: str | None) -> Iterator[Directory]:
     """The data directory of a command that only reads."""
     with opened(app_for_reading(app_name, data)) as directory:
         yield directory
+
+
+def visible(topics: Mapping[str, T], *, internal: bool = False) -> dict[str, T]:
+    """Those of *topics* that are a program's, or with *internal* all of them."""
+    from framework.log.settings import INTERNAL
+
+    return {name: topic for name, topic in topics.items() if internal or not name.startswith(INTERNAL)}
 
 
 def exists(path: Path) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shutil
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -84,21 +83,6 @@ class Rate:
             self._samples.popleft()
         then, before = self._samples[0]
         return (count - before) / (now_s - then) if now_s > then else 0.0
-
-
-@asynccontextmanager
-async def alongside(watching: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """*watching* runs beside the body and ends with it."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(watching)
-            try:
-                yield
-            finally:
-                task.cancel()
-    except BaseExceptionGroup as failures:
-        # The body's own, or what ended it; without the group, because callers look at its type.
-        raise failures.exceptions[0] from None
 
 
 @contextmanager

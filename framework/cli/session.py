@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from framework.alongside import alongside
 from framework.app import App
-from framework.cli.live import LiveLine, Rate, alongside
+from framework.cli.live import LiveLine, Rate
 from framework.cli.output import iso
 from framework.cli.version import version
 from framework.log.locks import SHARD_LOCK
-from framework.worker import Progress, Worker
+from framework.worker import Progress, RunProgress, Worker
 
 if TYPE_CHECKING:
     from framework.log.broker.settings import BrokerSettings
 
 LINE_S = 0.5
+SHOWN_RUNS = 3
 LOG_S = 10.0
 INTERRUPTED = 130
 logger = logging.getLogger("framework.worker")
@@ -98,8 +100,7 @@ class Report:
         """At *now_s* of a monotonic clock it stands at *progress*."""
         rate = self._rate.add(now_s, progress.records)
         text = f"{rate:,.0f} records/s, {counted(progress.records)}, lag {progress.lag:,}"
-        if progress.running_jobs:
-            text += f", {progress.running_jobs} job{'s' * (progress.running_jobs > 1)} running"
+        text = ", ".join([text, *runs_texts(progress.runs)])
         if self._line.on:
             self._line.show(text)
             return
@@ -118,7 +119,7 @@ def banner(app: App, *, made: bool, listens: tuple[str, int] | None = None) -> l
     if listens is not None:
         lines.append(f"listen {listens[0]}:{listens[1]}")
     now = datetime.fromtimestamp(app.clock.now_ms() / 1000, UTC)
-    width = max((len(name) for name in [*app.agents, *app.jobs]), default=0)
+    width = max((len(name) for name in [*app.agents, *app.jobs, *app.timers]), default=0)
     for name, agent in app.agents.items():
         count = app.topic_info(agent.source).partitions
         sink = f" -> {agent.sink.name}" if agent.sink is not None else ""
@@ -126,7 +127,20 @@ def banner(app: App, *, made: bool, listens: tuple[str, int] | None = None) -> l
     for name, job in app.jobs.items():
         fire = iso(job.schedule.next_after(now).timestamp())
         lines.append(f"job    {name:{width}}  {job.source.name}, {job.schedule}, next {fire}")
+    for name, timer in app.timers.items():
+        fire = iso(timer.schedule.next_after(now).timestamp())
+        lines.append(f"timer  {name:{width}}  {timer.schedule}, next {fire}")
     return [*lines, "running; SIGTERM or Ctrl-C stops it"]
+
+
+def runs_texts(runs: Sequence[RunProgress]) -> list[str]:
+    """How far the first of *runs* have come, and how many others there are.
+
+    >>> runs_texts([RunProgress("nightly-1", 250, 1000), RunProgress("hourly-7", 0, 0)])
+    ['nightly-1 25 %', 'hourly-7 100 %']
+    """
+    shown = [f"{run.id} {int(100 * run.done / run.size) if run.size else 100} %" for run in runs[:SHOWN_RUNS]]
+    return shown + [f"{len(runs) - SHOWN_RUNS} more runs"] * (len(runs) > SHOWN_RUNS)
 
 
 def counted(records: int) -> str:

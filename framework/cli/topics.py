@@ -32,24 +32,27 @@ for command in (alter, compact, delete, delete_records, purge, send, tail):
 
 
 @topics.command()
+@click.argument("name", required=False)
+@click.option("--all", "internal", is_flag=True, help="Also internal topics, whose names begin with __.")
 @directory_options
 @json_option
-def ls(app_name: str | None, data: str | None, as_json: bool) -> None:
-    """List the topics.
+def ls(name: str | None, internal: bool, app_name: str | None, data: str | None, as_json: bool) -> None:
+    """List the topics, or the topic NAME.
 
     JSON: {"topic", "partitions", "records", "bytes", "retention"}. Records are counted by their offsets; the
     retention is a text like "7d", or "forever".
     """
-    from framework.cli.directory import reading
+    from framework.cli.directory import reading, visible
     from framework.cli.output import print_rows
 
     with reading(app_name, data) as directory:
         rows = []
-        for name, info in sorted(directory.log.topics().items()):
+        there = visible(directory.log.topics(), internal=internal)
+        for called, info in sorted(there.items()) if name is None else [(name, directory.topic(name))]:
             parts = list(_partition_rows(directory, info))
             totals = {field: sum(part[field] for part in parts) for field in ("records", "bytes")}
             retention = duration(info.settings.retention_ms)
-            rows.append({"topic": name, "partitions": info.partitions, **totals, "retention": retention})
+            rows.append({"topic": called, "partitions": info.partitions, **totals, "retention": retention})
         if not print_rows(rows, COLUMNS, as_json=as_json):
             click.echo(f"no topics in {directory.path}", err=True)
 
@@ -101,10 +104,10 @@ def create(
 ) -> None:
     """Make the topic NAME, and the data directory if there is none."""
     from framework.cli.directory import app_for_reading, opened
-    from framework.log.settings import check_topic_name
+    from framework.log.settings import check_not_internal, check_topic_name
 
     app = app_for_reading(app_name, data)
-    check_topic_name(name)
+    check_not_internal(check_topic_name(name))
     count = _partitions(app, name, partitions)
     wanted = _settings(app, name, retention, settings)
     with opened(app, create=True) as directory:

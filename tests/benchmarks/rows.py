@@ -30,6 +30,7 @@ class Scale:
 
     records: int = 1_000_000
     pairs: int = 5
+    job_records: int = 10_000_000
     backlog_bytes: int = 5_000_000_000
     small_bytes: int = 250_000_000
     """The log without a backlog, to compare with."""
@@ -49,6 +50,7 @@ class Scale:
 QUICK = Scale(
     records=10_000,
     pairs=1,
+    job_records=10_000,
     backlog_bytes=8_000_000,
     small_bytes=2_000_000,
     recovered_bytes=4_000_000,

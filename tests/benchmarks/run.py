@@ -22,6 +22,8 @@ from tests.benchmarks import (
     agents,
     broker,
     grouped,
+    jobs,
+    jobs_beside,
     latency,
     log_append,
     log_open,
@@ -36,6 +38,8 @@ from tests.benchmarks.rows import QUICK, Bench, Result, Row, Scale, say
 ROWS: list[Row] = [
     *agents.ROWS,
     *grouped.ROWS,
+    *jobs.ROWS,
+    *jobs_beside.ROWS,
     *peer_rows.ROWS,
     *log_append.ROWS,
     *log_read.ROWS,

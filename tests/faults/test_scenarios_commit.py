@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from framework import Batch, Stream, Table
-from framework.job_runner import JobRunner
+from framework.jobs.runner import JobRunner
 from framework.log import Log, NewRecord, SystemRandom, TopicInfo, TopicSettings, decode, encode, partition_of
 from framework.state.database import Database
 from framework.state.rows import Change
@@ -346,7 +346,7 @@ async def test_f27_more_than_a_commit_may_hold_is_an_error_of_its_record_or_run(
         shards.own_jobs()
         runner = JobRunner(app, shards.of_jobs())
         with pytest.raises(Exception, match=r"report sent 20[0-9]{4} bytes .* read the batch in chunks"):
-            await runner.run(app.jobs["report"], runner._now(), trigger="manual")
+            await runner.run(app.jobs["report"], runner.now(), trigger="manual")
         shards.close()
     assert shop.values(out) == []
 

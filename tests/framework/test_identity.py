@@ -14,7 +14,7 @@ import pytest
 from framework import App, Batch, Stream, Table, Topic
 from framework.errors import IdentityUnclear
 from framework.identity import known_names
-from framework.job_runner import JobRunner
+from framework.jobs.runner import JobRunner
 from framework.log import Log
 from framework.log.errors import Conflict, NotFound
 from framework.renaming import Renaming

@@ -169,7 +169,7 @@ async def test_a_job_reads_a_table_that_is_everywhere_and_no_other(shop: Shop) -
     worker = Worker(app)
     async with worker.running():
         assert worker.jobs is not None
-        await worker.jobs.run(app.jobs["report"], worker.jobs._now(), trigger="test")
+        await worker.jobs.run(app.jobs["report"], worker.jobs.now(), trigger="test")
     assert found[-1] == [16, 8, list("abcdefgh")]
 
 

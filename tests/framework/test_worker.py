@@ -46,10 +46,10 @@ async def test_a_restart_goes_on_at_the_committed_offset(shop: Shop) -> None:
         numbers, sums = summing(app := shop.app())
         shop.send(numbers, [1] * 10)
         worker = await shop.run(app)
-        assert worker.progress == Progress(records=10, lag=0, running_jobs=0)
+        assert worker.progress == Progress(records=10, lag=0)
         assert shop.rows(sums) == {"all": total}
     worker = await shop.run(app)
-    assert worker.progress == Progress(records=0, lag=0, running_jobs=0)
+    assert worker.progress == Progress(records=0, lag=0)
 
 
 async def test_agents_that_feed_each_other_are_idle_together(shop: Shop) -> None:
@@ -228,7 +228,7 @@ async def test_an_app_without_agents_has_nothing_to_run(shop: Shop) -> None:
     app.topic("numbers", int)
     with pytest.raises(DeclarationError) as refused:
         await Worker(app).run()
-    assert str(refused.value) == "app 'shop' declares no agents and no jobs: there is nothing to run"
+    assert str(refused.value) == "app 'shop' declares no agents, jobs or timers: there is nothing to run"
     assert not shop.data.exists()
 
 

@@ -54,3 +54,12 @@ def inside(batch: Batch[Order]) -> None:
         chunk.customer  # error: attr-defined
     for order in batch:
         order.name  # error: attr-defined
+    batch.to_polars().no_such_method()  # error: attr-defined
+
+
+@app.job(orders, schedule="@daily")
+async def awaited(batch: Batch[Order]) -> None:
+    async for chunk in batch.chunks(100):
+        chunk.customer  # error: attr-defined
+    async for order in batch:  # error: attr-defined
+        order.customer

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import assert_type
 
+import polars
 from pydantic import BaseModel
 
 from framework import App, Batch, Job, Record, Run
@@ -43,6 +44,27 @@ async def hourly(batch: Batch[Order, int]) -> None:
     if batch.run is not None:
         assert_type(batch.run.nominal, datetime)
         assert_type(batch.run.attempt, int)
+
+
+@app.job(numbered, schedule=timedelta(hours=2))
+async def in_the_background(batch: Batch[Order, int]) -> None:
+    """`async for` reads and commits in a thread; a chunk can be had as a frame."""
+    iterated: Iterator[Batch[Order, int]] = batch.chunks(10)
+    awaited: AsyncIterator[Batch[Order, int]] = batch.chunks(10)
+    assert_type(next(iterated), Batch[Order, int])
+    assert_type(await anext(awaited), Batch[Order, int])
+    async for chunk in batch.chunks(100_000):
+        assert_type(chunk, Batch[Order, int])
+        assert_type(chunk.resumed, bool)
+        assert_type(chunk.to_polars(), polars.DataFrame)
+
+
+@app.job(orders, schedule="@weekly")
+def between(batch: Batch[Order]) -> None:
+    """The run of a backfill has bounds."""
+    if batch.run is not None:
+        assert_type(batch.run.since, datetime | None)
+        assert_type(batch.run.until, datetime | None)
 
 
 @app.job(numbered, schedule="@daily")

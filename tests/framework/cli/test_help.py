@@ -20,13 +20,13 @@ COMMANDS = {
     "agents": ["checkpoints", "forget", "ls", "rename", "reset", "rewind", "show"],
     "dlq": ["ls", "purge", "retry", "show"],
     "tables": ["get", "ls", "release", "scan"],
-    "jobs": ["ls", "run", "runs"],
+    "jobs": ["backfill", "cancel", "drop", "ls", "pause", "resume", "rewind", "run", "runs", "show"],
     "groups": ["delete", "ls", "reset", "show"],
 }
 READS = [
     *("topics ls", "topics show", "topics tail", "agents ls", "agents show", "agents checkpoints", "dlq ls"),
     *("dlq show", "tables ls", "tables get"),
-    *("tables scan", "jobs ls", "jobs runs", "groups ls", "groups show"),
+    *("tables scan", "jobs ls", "jobs show", "jobs runs", "jobs backfill", "jobs rewind", "groups ls", "groups show"),
 ]
 
 

@@ -17,7 +17,7 @@ STUBBORN = """
 import sys, time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from framework import App, Batch
+from framework import App, Batch, Retry
 
 @asynccontextmanager
 async def lifespan(app):
@@ -44,7 +44,7 @@ def plain(batch: Batch[int]) -> None:
         if chunk.number == 1:
             halt()
 
-@app.job(numbers, schedule="@daily")
+@app.job(numbers, schedule="@daily", retries=Retry(0))
 def broken(batch: Batch[int]) -> None:
     for chunk in batch.chunks(2):
         if chunk.number == 1 and not Path("fixed").exists():
@@ -73,14 +73,27 @@ def test_ls_gives_schedule_and_next_fire(counted: Shell) -> None:
         "job": "longest",
         "topic": "words",
         "schedule": "0 3 * * * Europe/Berlin",
+        "state": "active",
         "due": False,
         "last_run": None,
         "last_state": None,
         "lag": 6,
     }
     lines = counted.ok("jobs", "ls").out.splitlines()
-    assert lines[0].split() == ["JOB", "TOPIC", "SCHEDULE", "NEXT", "DUE", "LAST", "RUN", "LAST", "STATE", "LAG"]
-    assert lines[1].startswith("longest  words  0 3 * * * Europe/Berlin  2")
+    assert lines[0].split() == [
+        "JOB",
+        "TOPIC",
+        "SCHEDULE",
+        "STATE",
+        "NEXT",
+        "DUE",
+        "LAST",
+        "RUN",
+        "LAST",
+        "STATE",
+        "LAG",
+    ]
+    assert lines[1].startswith("longest  words  0 3 * * * Europe/Berlin  active  2")
     assert lines[1].split()[-4:] == ["no", "-", "-", "6"]
 
 
@@ -139,14 +152,14 @@ def test_an_interrupted_run_is_resumed_at_its_next_chunk(stubborn: Shell, number
     run = stubborn.start("jobs", "run", "plain")
     run.wait_for("summed chunk 1")
     run.send(number)
-    run.wait_for("stops at the next chunk")
+    run.wait_for("stops at the next record")
     stubborn.write("go", "")
     done = run.end()
     assert done.code == 130
     assert "Traceback" not in done.err
     assert done.err.splitlines()[-1] == "lifespan ends"
     [row] = stubborn.ok("jobs", "runs", "plain", "--json").json()
-    assert (row["state"], row["records"], row["attempt"]) == ("running", 2, 1)
+    assert (row["state"], row["records"], row["attempt"]) == ("waiting", 4, 1)
 
     stubborn.ok("topics", "send", "numbers", "6")
     again = stubborn.ok("jobs", "run", "plain", "--json")
@@ -166,20 +179,23 @@ def test_a_second_ctrl_c_ends_it_at_once(stubborn: Shell) -> None:
     run = stubborn.start("jobs", "run", "plain")
     run.wait_for("summed chunk 1")
     run.send(signal.SIGINT)
-    run.wait_for("stops at the next chunk")
+    run.wait_for("stops at the next record")
     assert run.end(signal.SIGINT).code == 130
     stubborn.write("go", "")
     stubborn.ok("jobs", "run", "plain")
     assert stubborn.ok("tables", "get", "sums", "all").out == "15\n"
 
 
-def test_beside_a_worker_a_job_is_not_run(words: Shell) -> None:
-    worker = words.worker()
-    done = words.run("jobs", "run", "longest")
-    assert (done.code, done.out) == (5, "")
-    assert done.err == (
-        f"framework: process {worker.pid} owns the jobs of {words.folder / 'data'}: a worker is running there. "
-        "Stop it, or wait for it with --wait SECONDS; it runs 'longest' when that is due\n"
+def test_beside_a_worker_that_runs_the_job_and_this_watches(words: Shell) -> None:
+    """What the handler prints is the worker's."""
+    words.worker()
+    done = words.ok("jobs", "run", "longest", "--json")
+    [row] = done.json()
+    assert (row["state"], row["records"], row["trigger"]) == ("succeeded", 6, "manual")
+    first, last = done.err.splitlines()
+    assert (first, last.rpartition(" in ")[0] + " in") == (
+        f"run {row['run']} is begun, by the worker",
+        f"{row['run']}: succeeded, 6 records in",
     )
 
 

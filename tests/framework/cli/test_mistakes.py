@@ -117,7 +117,7 @@ DECLARED_WRONG = {
     ),
     "two agents of one name": Mistake(
         "worker",
-        "app.py:8: there are two agents or jobs named 'work': give one of them another name",
+        "app.py:8: there are two agents, jobs or timers named 'work': give one of them another name",
         2,
         APP + AGENT,
     ),
@@ -143,14 +143,14 @@ DECLARED_WRONG = {
     ),
     "bad time zone": Mistake(
         "jobs ls",
-        "app.py:4: nightly: schedule '@daily': unknown time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?",
+        "app.py:4: nightly: schedule '@daily': unknown time zone 'Mars/Olympus'",
         2,
         HEAD + "app = App('a')\nt = app.topic('t')\n"
-        "@app.job(t, schedule='@daily', timezone='Europe/Berln')\ndef nightly(batch: Batch) -> None: ...\n",
+        "@app.job(t, schedule='@daily', timezone='Mars/Olympus')\ndef nightly(batch: Batch) -> None: ...\n",
     ),
     "an app without agents": Mistake(
         "worker",
-        "app 'a' declares no agents and no jobs: there is nothing to run",
+        "app 'a' declares no agents, jobs or timers: there is nothing to run",
         2,
         HEAD + "app = App('a')\n",
     ),

@@ -12,7 +12,7 @@ import pytest
 
 from framework.cli.live import LiveLine, Rate
 from framework.cli.session import Report
-from framework.worker import Progress
+from framework.worker import Progress, RunProgress
 
 if TYPE_CHECKING:
     from tests.framework.cli.conftest import Shell
@@ -263,10 +263,10 @@ def test_elsewhere_it_logs_every_ten_seconds_if_something_moved(caplog: pytest.L
     stream = Written(terminal=False)
     report = Report(LiveLine(stream))  # type: ignore[arg-type]
     for second in range(41):
-        report.tick(float(second), Progress(min(second, 15) * 1000, 7, 1))
+        report.tick(float(second), Progress(min(second, 15) * 1000, 7, (RunProgress("daily-1", 1, 3),)))
     assert [record.message for record in caplog.records] == [
-        "1,000 records/s, 10,000 records, lag 7, 1 job running",
-        "0 records/s, 15,000 records, lag 7, 1 job running",
+        "1,000 records/s, 10,000 records, lag 7, daily-1 33 %",
+        "0 records/s, 15,000 records, lag 7, daily-1 33 %",
     ]
     assert stream.text == ""
 
