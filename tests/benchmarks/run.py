@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     agents,
+    broker_peers,
     grouped,
     latency,
     log_append,
@@ -41,6 +42,7 @@ ROWS: list[Row] = [
     *log_open.ROWS,
     *protocol.ROWS,
     *latency.ROWS,
+    *broker_peers.ROWS,
     *startup.ROWS,
     *resident.ROWS,
 ]
