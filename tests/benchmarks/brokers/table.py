@@ -34,20 +34,21 @@ Records of 100 bytes, one topic of one partition (a stream, a queue), one produc
 was just written and so comes from memory; then single records, each sent when the one before was acknowledged. The
 median of {runs} runs, the spread in brackets; the servers took turns, each time with a new process and an empty
 directory. CPU is that of the server and of the client, in seconds for a million records produced and consumed; memory
-is that of the server before anybody connected, and the most it had in the end. The machine is small, shared and noisy:
-**compare within the table, and take a difference below a third for none.**
+is that of the server before anybody connected, and the most it had in the end. The machine is small and others worked
+on it, with a load of {load} before the first run: **compare within the table, and take a rate that is half or double
+for no difference.** CPU suffers less from it, and the best of a spread less than the median.
 
 What can be compared as it is are the {kafka} lines of confluent-kafka: the very same client with the same settings
-(acks=all, librdkafka's own batches and linger, 1 MB a fetch). It keeps {share} of a core busy while it produces, so
-that rates near each other are the client's and not the servers', and what a server costs shows in its CPU. Two of these
-keep records in memory and are no logs: they say what the protocol allows, not what durable storage does. The others
-have the usual Python client of each, used as fast as it goes by its own means: pipelines of 1,000 for Redis, 4,000
-publications in flight for JetStream, 1,000 unconfirmed ones for the queue and 10,000 for the stream. Where the client
-has about as many seconds of CPU as a million records took, **the rate is the client's and not what the server can do**,
-and one in another language would be faster by far; the server's CPU says more there, and so do the single
-records. A queue, which forgets what was consumed, does other work than a log. Not compared: several
-partitions, producers or consumers at once, replication, for which some of these are made, large records, compression,
-a backlog larger than memory; and Apache Kafka itself, which cannot be had from these package registries.
+(acks=all, librdkafka's own batches and linger, 1 MB a fetch). It needs {client_s} s of CPU itself for a million records
+produced, so that rates near each other are the client's and not the servers'. Those that keep records in memory are no
+logs: they say what the protocol allows, not what durable storage does. The others have the usual Python client of
+each, as fast as it goes by its own means: pipelines of 1,000 for Redis, 4,000 publications in flight for JetStream,
+1,000 unconfirmed ones for the queue, 10,000 for the stream. Where such a client takes more CPU than the server, **the
+rate is the client's and not what the server can do**: one in another language would be faster by far. A queue, which
+forgets what was consumed, does other work than a log. Disk and cache are as the settings promise, and the calls to sync
+were counted once: with `synced to disk` there was at least one for every single record, else none or a few.
+Not compared: several partitions, producers or consumers at once, replication, for which some of these are made, large
+records, compression, a backlog larger than memory; and Apache Kafka itself, which would need Java.
 """
 
 
@@ -85,19 +86,19 @@ def figures(runs: Sequence[Run]) -> Figures:
     )
 
 
-def write(runs: Mapping[Peer, Sequence[Run]], why: Mapping[Peer, str]) -> None:
-    """Replace the report by one of *runs*; *why* says of the others what is wrong."""
+def write(runs: Mapping[Peer, Sequence[Run]], why: Mapping[Peer, str], load: float) -> None:
+    """Replace the report by one of *runs*; *why* says of the others what is wrong, *load* how busy the machine was."""
     packages = _packages()
     done = [peer for peer in runs if peer not in why]
     kafka = [peer for peer in done if peer.side == "kafka_side"]
     lines = [line(peer, figures(runs[peer]), packages) for peer in done]
     lines += [f"| {peer.name}, {peer.level} | {peer.durability} | skipped: {text} |" for peer, text in why.items()]
-    busy = [run.measured.produce.client_cpu_s / run.measured.produce.seconds for peer in kafka for run in runs[peer]]
+    own = statistics.median(value for peer in kafka for value in figures(runs[peer]).client_in)
     REPORT.write_text(
         "# The broker beside others\n\n"
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}; by `make broker-peers` and "
         "`python -m tests.benchmarks.run broker-peers`.\n\n"
-        + TEXT.format(runs=max(map(len, runs.values())), kafka=len(kafka), share=f"{statistics.median(busy):.0%}")
+        + TEXT.format(runs=max(map(len, runs.values())), kafka=len(kafka), client_s=_short(own), load=f"{load:.1f}")
         + "\n"
         + HEAD
         + "\n".join(lines)
