@@ -78,8 +78,8 @@ async def _serve(log: Log, settings: BrokerSettings, line: LiveLine) -> None:
             loop.add_signal_handler(number, stop, signal.Signals(number).name)
         host, port = running.address
         line.print(f"framework {version()}, broker, process {os.getpid()}")
-        line.print(f"data    {log.path}")
-        line.print(f"listen  {host}:{port}")
+        line.print(f"data   {log.path}")
+        line.print(f"listen {host}:{port}")
         line.print("serving; SIGTERM or Ctrl-C stops it")
         await stopped.wait()
     line.print("stopped: everything that was acknowledged is in the log")

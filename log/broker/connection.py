@@ -40,9 +40,6 @@ class Host(Protocol):
     def disconnected(self, connection: Connection) -> None:
         """It has gone."""
 
-    def relieve(self) -> None:
-        """There is too much in memory."""
-
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that ends with the server."""
 
@@ -103,10 +100,9 @@ class Connection(asyncio.Protocol):
         if self._held is not None:
             self._held.cancel()
         self._memory.forget(self._go_on)
-        self._memory.partial_bytes -= self._partial_bytes
         self._memory.unsent_bytes -= self._unsent_bytes + self._ready_bytes
-        self._partial_bytes = self._unsent_bytes = self._ready_bytes = 0
-        self._drop_pending()
+        self._unsent_bytes = self._ready_bytes = 0
+        self._drop_unbegun()
         for answer in self._answers:
             if answer.is_done:  # The others are being appended, and are in memory until then.
                 self._memory.give_back(answer.request_bytes)
@@ -124,14 +120,11 @@ class Connection(asyncio.Protocol):
         except MalformedFrame as fault:
             self.hang_up(str(fault))
             return
-        self._memory.partial_bytes += self._frames.pending_bytes - self._partial_bytes
-        self._partial_bytes = self._frames.pending_bytes
-        for frame in frames:
-            self._in_hand_bytes += len(frame)
-            self._memory.take(len(frame))
+        size, more = sum(map(len, frames)), self._frames.pending_bytes - self._partial_bytes
+        self._in_hand_bytes += size
+        self._partial_bytes += more
         self._pending += frames
-        if self._memory.is_full:
-            self._host.relieve()
+        self._memory.take(size, more)
         self._go_on()
 
     def pause_writing(self) -> None:
@@ -152,7 +145,7 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             return
         self._is_ending = True
-        self._drop_pending()
+        self._drop_unbegun()
         self._read(wanted=False)
         if not self._answers:
             self._transport.close()
@@ -168,7 +161,7 @@ class Connection(asyncio.Protocol):
             return
         logger.log(level, "hung up on %s: %s", self.client, reason)
         self._is_ending = True
-        self._drop_pending()
+        self._drop_unbegun()
         if self._held is not None:
             self._held.cancel()
         self._transport.close()
@@ -229,11 +222,13 @@ class Connection(asyncio.Protocol):
             result = handler(self._context, request.version, request.body)
         except UnsupportedRequest as error:
             if error.answer is None:
+                self._forget(answer)
                 self._fail(error)
             else:
                 answer.buffers = error.answer
                 self._settled(answer)
         except Exception as error:  # noqa: BLE001  # one client's request must not end the others' broker
+            self._forget(answer)
             self._fail(error)
         else:
             self._settle(answer, result)
@@ -282,6 +277,7 @@ class Connection(asyncio.Protocol):
             try:
                 answer.buffers = encode_response(answer.request, response)
             except Exception as error:  # noqa: BLE001  # a response that cannot be written is a bug, of one request
+                self._forget(answer)
                 self._fail(error)
                 return
         self._settled(answer)
@@ -325,11 +321,13 @@ class Connection(asyncio.Protocol):
             logger.error("a request of %s could not be handled", self.client, exc_info=error)
             self.hang_up(f"{type(error).__name__}: {error}")
 
-    def _drop_pending(self) -> None:
-        for frame in self._pending:
-            self._in_hand_bytes -= len(frame)
-            self._memory.give_back(len(frame))
+    def _drop_unbegun(self) -> None:
+        """Forget what no request has begun of."""
+        size, partial = sum(map(len, self._pending)), self._partial_bytes
         self._pending.clear()
+        self._in_hand_bytes -= size
+        self._partial_bytes = 0
+        self._memory.give_back(size, partial)
 
     def _count_unsent(self) -> None:
         unsent = self._transport.get_write_buffer_size()

@@ -121,12 +121,12 @@ def fetched_writer(_: int, flexible: bool, table: Write) -> Write:
 
 
 def _write_flexible_partition(table: Write, target: Target, value: Any) -> None:
-    """No transactions, no tagged fields."""
+    """No aborted transactions, no tagged fields."""
     index, code, high, stable, start, epoch, leader, snapshot, aborted, replica, chunks = value
-    if aborted is not None or chunks is None or epoch != _NO_EPOCH or leader != _NO_LEADER or snapshot != _NO_SNAPSHOT:
+    if aborted or chunks is None or epoch != _NO_EPOCH or leader != _NO_LEADER or snapshot != _NO_SNAPSHOT:
         table(target, value)
         return
-    target += _PARTITION.pack(index, code, high, stable, start, 0, replica)
+    target += _PARTITION.pack(index, code, high, stable, start, 0 if aborted is None else 1, replica)
     size = 0
     for chunk in chunks:
         size += len(chunk)

@@ -13,14 +13,15 @@ MIN_FETCH_BYTES = 16 << 10
 class Memory:
     """Bytes of requests in hand, of requests that have arrived in part, and of answers that their clients do not take.
 
-    Requests in hand get done, so above the limit everybody waits for that. What has arrived in part may never be whole,
-    so above the limit the broker hangs up on whoever has most of it.
+    Above the limit everybody waits for the requests in hand to get done. When there are none, and what has arrived in
+    part takes all of it, nothing would ever go on: then somebody has to be hung up on.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        """Nothing is taken yet."""
+    def __init__(self, limit_bytes: int, relieve: Callable[[], None] = lambda: None) -> None:
+        """Nothing is taken yet; *relieve* is called when it `is_stuck`."""
         self.limit_bytes = limit_bytes
         self.in_hand_bytes = self.partial_bytes = self.unsent_bytes = 0
+        self._relieve = relieve
         self._waiting: dict[Callable[[], None], None] = {}
 
     @property
@@ -28,13 +29,24 @@ class Memory:
         """Whether nothing more should be read from clients for now."""
         return self.in_hand_bytes + self.partial_bytes > self.limit_bytes
 
-    def take(self, size: int) -> None:
-        """A request of *size* bytes has come in."""
-        self.in_hand_bytes += size
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it would stay full."""
+        return self.partial_bytes > self.limit_bytes and not self.in_hand_bytes
 
-    def give_back(self, size: int) -> None:
-        """It is answered."""
-        self.in_hand_bytes -= size
+    def take(self, requests: int, partial: int) -> None:
+        """So many bytes more of whole *requests* have come in, and of some in part."""
+        self.in_hand_bytes += requests
+        self.partial_bytes += partial
+        if self.is_stuck:
+            self._relieve()
+
+    def give_back(self, requests: int, partial: int = 0) -> None:
+        """So many bytes of *requests* are answered, and of some in part there will be no rest."""
+        self.in_hand_bytes -= requests
+        self.partial_bytes -= partial
+        if self.is_stuck:
+            self._relieve()
         if self._waiting and not self.is_full:
             waiting, self._waiting = self._waiting, {}
             for go_on in waiting:

@@ -23,7 +23,7 @@ from framework.log.broker.context import Node
 from framework.log.broker.memory import Memory
 from framework.log.broker.readers import Readers
 from framework.log.broker.sent_before import SentBefore
-from framework.log.broker.settings import BrokerSettings
+from framework.log.broker.settings import DEFAULT_HOST, BrokerSettings
 from framework.log.broker.waiting import Bell, Relay
 from framework.log.document import read_document, write_document
 from framework.log.errors import Conflict, Error
@@ -85,37 +85,45 @@ class Broker:
             exits.callback(readers.close)
             exits.callback(reading.shutdown)
             exits.callback(working.shutdown)
-            self._group = await exits.enter_async_context(asyncio.TaskGroup())
+            server, address = await self._listen()
+            exits.callback(server.close)
             self.node = Node(
                 self._log,
                 self.settings,
                 cluster_id,
-                (self.settings.host, self.settings.port),
+                address,
                 Relay(),
                 bell,
-                Memory(self.settings.queued_max_request_bytes),
+                Memory(self.settings.queued_max_request_bytes, self._relieve),
                 readers,
                 SentBefore(),
                 reading,
                 working,
             )
-            server = await self._listen()
+            self._group = await exits.enter_async_context(asyncio.TaskGroup())
             services = [
                 self._group.create_task(work) for work in (self._sweep(), self._retain(), self._sync_dangling())
             ]
+            await server.start_serving()
             exits.push_async_callback(self._end, server, services)
             self._exits = exits.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish what is in hand, answer it, and hang up."""
-        await self._exits.__aexit__(*exc)  # type: ignore[arg-type]  # as it came
+        # Not told what came out of the body, which the group would put into another exception.
+        await self._exits.aclose()
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self) -> tuple[asyncio.Server, tuple[str, int]]:
+        """The server, which takes nobody yet, and its address."""
         host, port = self.settings.host, self.settings.port
         try:
             server = await asyncio.get_running_loop().create_server(
-                self._connection, "127.0.0.1" if host == "localhost" else host, port, backlog=BACKLOG
+                self._connection,
+                DEFAULT_HOST if host == "localhost" else host,
+                port,
+                backlog=BACKLOG,
+                start_serving=False,
             )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -123,8 +131,7 @@ class Broker:
                     f"another program listens on {host}:{port}; choose another port, or 0 for any that is free"
                 ) from error
             raise
-        self.node.address = server.sockets[0].getsockname()[:2]
-        return server
+        return server, server.sockets[0].getsockname()[:2]
 
     async def _end(self, server: asyncio.Server, services: list[asyncio.Task[None]]) -> None:
         self._is_ending = True
@@ -171,16 +178,14 @@ class Broker:
         if self._is_ending and not self._connections and not self._gone.done():
             self._gone.set_result(None)
 
-    def relieve(self) -> None:
-        """Hang up on whoever has sent most of a request that is not whole, if there is too much of that."""
+    def _relieve(self) -> None:
+        """Hang up on whoever has sent most of a request that is not whole."""
         memory = self.node.memory
-        if memory.partial_bytes > memory.limit_bytes:
-            most = max(self._connections, key=lambda connection: connection.partial_bytes)
-            most.hang_up(
-                f"all clients together sent {memory.partial_bytes} bytes of requests that are not whole, "
-                f"queued.max.request.bytes is {memory.limit_bytes}, and its {most.partial_bytes} are the most"
-            )
-            most.abort()
+        most = max(self._connections, key=lambda connection: connection.partial_bytes)
+        most.hang_up(
+            f"all clients together sent {memory.partial_bytes} bytes of requests that are not whole, "
+            f"queued.max.request.bytes is {memory.limit_bytes}, and its {most.partial_bytes} are the most"
+        )
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that ends with the server."""

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import framework
+from tests.benchmarks.usage import cpu_seconds as cpu_seconds
+from tests.benchmarks.usage import memory_bytes as memory_bytes
 
 ROOT = Path(framework.__file__).parent.parent
 APP = Path(__file__).with_name("latency_app.py")

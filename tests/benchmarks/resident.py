@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from framework.log import Log, NewRecord, encode
-from tests.benchmarks import processes, resident_app, usage
+from tests.benchmarks import processes, resident_app
 from tests.benchmarks.peers.work import values
 from tests.benchmarks.rows import Bench, Result, Row, samples
 
@@ -23,11 +23,11 @@ def measure_idle_tasks(bench: Bench) -> Iterator[Result]:
             log.create_topic(resident_app.added.name, bench.scale.idle_tasks)
         with processes.worker(place / "data", APP) as pid:
             time.sleep(bench.scale.idle_s / 4)  # The first commits of a thousand new tasks are no idleness.
-            before, started = usage.cpu_seconds(pid), time.perf_counter()
+            before, started = processes.cpu_seconds(pid), time.perf_counter()
             time.sleep(bench.scale.idle_s)
-            used = (usage.cpu_seconds(pid) - before) / (time.perf_counter() - started)
+            used = (processes.cpu_seconds(pid) - before) / (time.perf_counter() - started)
             yield samples("idle tasks", [used * 100], "%", below=1)
-            yield samples("idle tasks' memory", [usage.memory_bytes(pid) / 1e6], "MB")
+            yield samples("idle tasks' memory", [processes.memory_bytes(pid) / 1e6], "MB")
 
 
 def measure_growth(bench: Bench) -> Iterator[Result]:

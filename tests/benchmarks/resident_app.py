@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from framework import App, Stream
-from tests.benchmarks.usage import memory_bytes
+from tests.benchmarks.processes import memory_bytes
 
 EVERY = "BENCH_MEMORY_EVERY"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     agents,
+    broker,
     broker_peers,
     grouped,
     latency,
@@ -41,8 +42,9 @@ ROWS: list[Row] = [
     *log_read.ROWS,
     *log_open.ROWS,
     *protocol.ROWS,
-    *latency.ROWS,
+    *broker.ROWS,
     *broker_peers.ROWS,
+    *latency.ROWS,
     *startup.ROWS,
     *resident.ROWS,
 ]

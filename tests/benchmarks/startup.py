@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from tests.benchmarks import processes, usage
+from tests.benchmarks import processes
 from tests.benchmarks.rows import Bench, Result, Row, samples
 
 
@@ -31,11 +31,11 @@ def measure_worker(bench: Bench) -> Iterator[Result]:
                 taken.append(time.perf_counter() - started)
         yield samples("worker start", taken, "s", below=0.5)
         with processes.worker(place / "idle") as pid:
-            before, started = usage.cpu_seconds(pid), time.perf_counter()
+            before, started = processes.cpu_seconds(pid), time.perf_counter()
             time.sleep(bench.scale.idle_s)
-            used = (usage.cpu_seconds(pid) - before) / (time.perf_counter() - started)
+            used = (processes.cpu_seconds(pid) - before) / (time.perf_counter() - started)
             yield samples("worker idle", [used * 100], "%", below=1)
-            yield samples("worker memory", [usage.memory_bytes(pid) / 1e6], "MB", below=90)
+            yield samples("worker memory", [processes.memory_bytes(pid) / 1e6], "MB", below=90)
 
 
 ROWS = [Row("help", measure_help), Row("worker", measure_worker)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 COMMANDS = {
-    "": ["worker", "topics", "agents", "dlq", "tables", "jobs", "verify", "doctor"],
+    "": ["worker", "broker", "topics", "agents", "dlq", "tables", "jobs", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
     "agents": ["checkpoints", "forget", "ls", "rename", "reset", "rewind", "show"],
     "dlq": ["ls", "purge", "retry", "show"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from framework.log.broker.fast import fetched_writer, produce_reader
 from framework.log.broker.reading import Budget, Read, reader, table_reader
 from framework.log.broker.table_records import (
     AbortedTransaction,
+    DivergingEpoch,
     FetchedPartition,
     Leader,
     ProducePartition,
     ProduceRequest,
     ProduceTopic,
+    SnapshotId,
 )
 from framework.log.broker.writing import Target, table_writer, writer
 from tests.log.broker.drawn import of_version, structs
@@ -83,6 +86,40 @@ def test_the_usual_produce_does_not_need_the_table(version: int, partitions: int
     assert left == 1000 - 3 - 3 * partitions
 
 
+START = b"?\0" + b"\xff\xff\0\0\0\0"
+"""A body of Produce, flexible, up to its topics: no transaction, acks of -1, no timeout."""
+OLD_START = b"?\xff\xff" + b"\xff\xff\0\0\0\0" + b"\0\0\0\1"
+TAGS = b"\1\7\2ab"
+
+
+@pytest.mark.parametrize(
+    ("version", "body"),
+    [
+        (9, START + b"\1" + TAGS),
+        (9, START + b"\2\2t\1" + TAGS + b"\0"),
+        (9, START + b"\2\2t\2\0\0\0\0\3xy" + TAGS + b"\0\0"),
+        (9, START + b"\2\2t\2\0\0\0\0\3xy" + b"\1\0\0" + b"\0\0"),
+        (9, START + b"\2\2t\2\0\0\0\0\0\0\0\0"),
+        (9, START + b"\2\0\1\0\0"),
+        (9, START + b"\2\2t\0\0\0"),
+        (9, START + b"\0\0"),
+        (9, b"?\3id" + START[2:] + b"\1\0"),
+        (3, OLD_START + b"\xff\xff\0\0\0\0"),
+        (3, OLD_START + b"\x80\0" + b"n" * 0x8000 + b"\0\0\0\0"),
+        (3, OLD_START + b"\0\1t\xff\xff\xff\xff"),
+        (3, OLD_START + b"\0\1t\0\0\0\1\0\0\0\0\xff\xff\xff\xff"),
+    ],
+    ids=itertools.count(),
+)
+def test_what_is_unusual_about_a_produce_is_left_to_the_table(version: int, body: bytes) -> None:
+    """Tagged fields, nulls, transactions, names that are too long: not all of it is wrong."""
+    fast = reader(ProduceRequest, version, PRODUCE.flexible(version))
+    table = table_reader(ProduceRequest, version, PRODUCE.flexible(version))
+    assert outcome(fast, body, 10) == outcome(table, body, 10)
+    by_hand = produce_reader(version, PRODUCE.flexible(version), no_table)
+    assert outcome(by_hand, body, 10) == (AssertionError, "what is usual was left to the table")
+
+
 @pytest.mark.slow
 @settings(max_examples=300, derandomize=True)
 @given(structs(FetchedPartition), st.booleans(), st.sampled_from(FETCH.versions))
@@ -102,7 +139,9 @@ def test_fetched_batches_are_written_as_by_the_table(value: Any, plain: bool, ve
         (FetchedPartition(index=1, high_watermark=7, records=[b"batch", bytes(5000)]), False),
         (FetchedPartition(index=1, high_watermark=7), False),
         (FetchedPartition(index=1, high_watermark=7, records=None), True),
-        (FetchedPartition(index=1, high_watermark=7, current_leader=Leader(leader_id=1, leader_epoch=0)), True),
+        (FetchedPartition(index=1, high_watermark=7, current_leader=Leader(leader_id=1)), True),
+        (FetchedPartition(index=1, high_watermark=7, diverging_epoch=DivergingEpoch(epoch=1)), True),
+        (FetchedPartition(index=1, high_watermark=7, snapshot_id=SnapshotId(epoch=1)), True),
         (
             FetchedPartition(
                 index=1,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from framework.log.broker import APIS, Api, Struct, decode_assignment, decode_request, decode_subscription, read_request
 from framework.log.broker.reading import MAX_ELEMENTS, read_whole, reader
+from framework.log.broker.table_topics import MetadataRequest
 from framework.log.broker.writing import Target, varint, writer
 from framework.log.errors import MalformedFrame, UnsupportedRequest
 from tests.log.broker.drawn import ALL, name_of, of_version, structs
@@ -202,3 +203,11 @@ def test_what_consumers_say_is_read_or_refused(blob: bytes) -> None:
     for decode in (decode_subscription, decode_assignment):
         with suppress(MalformedFrame):
             decode(blob)
+
+
+def test_what_is_left_over_behind_a_request_is_passed_over() -> None:
+    """As librdkafka 2.16 asks for all topics; Kafka answers it, too."""
+    frame = bytes.fromhex("0003 000c 00000003 0007 72646b61666b61 00  00 00 00 00 01 00 00")
+    body = decode_request(frame).body
+    assert isinstance(body, MetadataRequest)
+    assert body.topics is None

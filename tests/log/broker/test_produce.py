@@ -111,75 +111,6 @@ async def test_compressed_batches_are_kept_as_they_are(log: Log, client: RawClie
     assert kept[CRC_START:] == batch[CRC_START:]
 
 
-def refused_batches() -> dict[str, tuple[Callable[[], Buffer | None], Code, str]]:
-    """What may not be appended, with the code and a part of the text that say why."""
-    zstd = read_header(batch_of(b"x" * 100, compression="zstd")).attributes
-    return {
-        "none": (lambda: None, Code.INVALID_RECORD, "0 bytes are too few"),
-        "empty": (lambda: b"", Code.INVALID_RECORD, "0 bytes are too few"),
-        "cut in the header": (lambda: batch_of(b"x")[:60], Code.INVALID_RECORD, "60 bytes are too few"),
-        "cut": (lambda: batch_of(b"x")[:-1], Code.INVALID_RECORD, "takes one batch a request"),
-        "two": (lambda: batch_of(b"x") + batch_of(b"y"), Code.INVALID_RECORD, "takes one batch a request"),
-        "old": (lambda: changed(batch_of(b"x"), magic=1), Code.INVALID_RECORD, "format 1"),
-        "flipped": (lambda: batch_of(b"x")[:-1] + b"?", Code.CORRUPT_MESSAGE, "checksum is 0x"),
-        "too large": (lambda: batch_of(os.urandom(1 << 20)), Code.MESSAGE_TOO_LARGE, "max.message.bytes, 1048576"),
-        "no records": (
-            lambda: changed(batch_of(b"x"), records=0, last_offset_delta=-1),
-            Code.INVALID_RECORD,
-            "has 0 records",
-        ),
-        "a record more than it says": (
-            lambda: changed(batch_of(b"x", b"y"), records=1, last_offset_delta=0),
-            Code.INVALID_RECORD,
-            "cannot be read",
-        ),
-        "a record less than it says": (
-            lambda: changed(batch_of(b"x" * 20), records=2, last_offset_delta=1),
-            Code.INVALID_RECORD,
-            "cannot be read",
-        ),
-        "many more records than can be": (
-            lambda: changed(batch_of(b"x"), records=1 << 30, last_offset_delta=(1 << 30) - 1),
-            Code.INVALID_RECORD,
-            "1073741824 records do not fit in",
-        ),
-        "offsets beyond its records": (
-            lambda: changed(batch_of(b"x"), last_offset_delta=4),
-            Code.INVALID_RECORD,
-            "up to",
-        ),
-        "numbered twice": (numbered_twice, Code.INVALID_RECORD, "not numbered one after the other"),
-        "transactional": (lambda: changed(batch_of(b"x"), attributes=0x10), Code.INVALID_TXN_STATE, "transaction"),
-        "control": (lambda: changed(batch_of(b"x"), attributes=CONTROL), Code.INVALID_RECORD, "a control batch"),
-        "with a horizon": (lambda: changed(batch_of(b"x"), attributes=0x40), Code.INVALID_RECORD, "attributes 0x0040"),
-        "of an unknown codec": (
-            lambda: changed(batch_of(b"x"), attributes=5),
-            Code.UNSUPPORTED_COMPRESSION_TYPE,
-            "compression 5",
-        ),
-        "not compressed as it says": (
-            lambda: changed(batch_of(b"x"), attributes=zstd),
-            Code.INVALID_RECORD,
-            "cannot be decompressed",
-        ),
-        "a bomb": (
-            lambda: batch_of(bytes(80 << 20), compression="zstd"),
-            Code.INVALID_RECORD,
-            "were more than 67108864",
-        ),
-        "of a task's producer": (
-            lambda: changed(batch_of(b"x"), producer_id=TASK_PRODUCER_BIT | 5, producer_epoch=0, base_sequence=0),
-            Code.INVALID_PRODUCER_ID_MAPPING,
-            "none that a broker gives",
-        ),
-        "without a sequence": (
-            lambda: changed(batch_of(b"x"), producer_id=5, producer_epoch=0),
-            Code.INVALID_RECORD,
-            "sequence -1",
-        ),
-    }
-
-
 def numbered_twice() -> bytearray:
     """Two records that both say that they are the first one."""
     batch = batch_of(b"x", b"x")
@@ -189,9 +120,77 @@ def numbered_twice() -> bytearray:
     return changed(batch)
 
 
-@pytest.mark.parametrize("what", refused_batches())
+ZSTD = read_header(batch_of(b"x" * 100, compression="zstd")).attributes
+REFUSED: dict[str, tuple[Callable[[], Buffer | None], Code, str]] = {
+    "none": (lambda: None, Code.INVALID_RECORD, "0 bytes are too few"),
+    "empty": (lambda: b"", Code.INVALID_RECORD, "0 bytes are too few"),
+    "cut in the header": (lambda: batch_of(b"x")[:60], Code.INVALID_RECORD, "60 bytes are too few"),
+    "cut": (lambda: batch_of(b"x")[:-1], Code.INVALID_RECORD, "takes one batch a request"),
+    "two": (lambda: batch_of(b"x") + batch_of(b"y"), Code.INVALID_RECORD, "takes one batch a request"),
+    "old": (lambda: changed(batch_of(b"x"), magic=1), Code.INVALID_RECORD, "format 1"),
+    "flipped": (lambda: batch_of(b"x")[:-1] + b"?", Code.CORRUPT_MESSAGE, "checksum is 0x"),
+    "too large": (lambda: batch_of(os.urandom(1 << 20)), Code.MESSAGE_TOO_LARGE, "max.message.bytes, 1048576"),
+    "no records": (
+        lambda: changed(batch_of(b"x"), records=0, last_offset_delta=-1),
+        Code.INVALID_RECORD,
+        "has 0 records",
+    ),
+    "a record more than it says": (
+        lambda: changed(batch_of(b"x", b"y"), records=1, last_offset_delta=0),
+        Code.INVALID_RECORD,
+        "cannot be read",
+    ),
+    "a record less than it says": (
+        lambda: changed(batch_of(b"x" * 20), records=2, last_offset_delta=1),
+        Code.INVALID_RECORD,
+        "cannot be read",
+    ),
+    "many more records than can be": (
+        lambda: changed(batch_of(b"x"), records=1 << 30, last_offset_delta=(1 << 30) - 1),
+        Code.INVALID_RECORD,
+        "1073741824 records do not fit in",
+    ),
+    "offsets beyond its records": (
+        lambda: changed(batch_of(b"x"), last_offset_delta=4),
+        Code.INVALID_RECORD,
+        "up to",
+    ),
+    "numbered twice": (numbered_twice, Code.INVALID_RECORD, "not numbered one after the other"),
+    "transactional": (lambda: changed(batch_of(b"x"), attributes=0x10), Code.INVALID_TXN_STATE, "transaction"),
+    "control": (lambda: changed(batch_of(b"x"), attributes=CONTROL), Code.INVALID_RECORD, "a control batch"),
+    "with a horizon": (lambda: changed(batch_of(b"x"), attributes=0x40), Code.INVALID_RECORD, "attributes 0x0040"),
+    "of an unknown codec": (
+        lambda: changed(batch_of(b"x"), attributes=5),
+        Code.UNSUPPORTED_COMPRESSION_TYPE,
+        "compression 5",
+    ),
+    "not compressed as it says": (
+        lambda: changed(batch_of(b"x"), attributes=ZSTD),
+        Code.INVALID_RECORD,
+        "cannot be decompressed",
+    ),
+    "a bomb": (
+        lambda: batch_of(bytes(80 << 20), compression="zstd"),
+        Code.INVALID_RECORD,
+        "were more than 67108864",
+    ),
+    "of a task's producer": (
+        lambda: changed(batch_of(b"x"), producer_id=TASK_PRODUCER_BIT | 5, producer_epoch=0, base_sequence=0),
+        Code.INVALID_PRODUCER_ID_MAPPING,
+        "none that a broker gives",
+    ),
+    "without a sequence": (
+        lambda: changed(batch_of(b"x"), producer_id=5, producer_epoch=0),
+        Code.INVALID_RECORD,
+        "sequence -1",
+    ),
+}
+"""What may not be appended, with the code and a part of the text that say why."""
+
+
+@pytest.mark.parametrize("what", REFUSED)
 async def test_what_is_no_sound_batch_is_refused(log: Log, client: RawClient, what: str) -> None:
-    make, code, text = refused_batches()[what]
+    make, code, text = REFUSED[what]
     part = await client.produce("flights", make())
     assert (Code(part.error_code), part.base_offset) == (code, -1)
     assert text in str(part.error_message)
