@@ -23,7 +23,7 @@ async def main() -> None:
     measured.begin()
     sent = []
     for values in measured.batches():
-        sent += [await stream.publish_async(STREAM, value, wait_stall=TIMEOUT_S) for value in values]
+        sent += [await stream.publish_async(STREAM, value) for value in values]
     await stream.publish_async_completed()
     measured.end(measured.records)
     assert sent[-1].result().seq == measured.records + 1
