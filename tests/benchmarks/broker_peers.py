@@ -22,8 +22,6 @@ from tests.benchmarks.processes import ROOT
 from tests.benchmarks.rows import Bench, Result, Row, Scale, samples, say, skipped
 from tests.benchmarks.usage import memory_bytes, peak_memory_bytes
 
-RUNS = 3
-"""How many times each server is started, at most: a round of all takes half a minute."""
 RECORDS = 0.5
 """Of the scale's records: produced and consumed in one run, by the clients that take most."""
 SINGLES = 300
@@ -49,7 +47,8 @@ def measure(bench: Bench) -> Iterator[Result]:
     load = os.getloadavg()[0]
     runs: dict[Peer, list[Run]] = {peer: [] for peer in PEERS}
     why: dict[Peer, str] = {}
-    for number in range(min(RUNS, bench.scale.pairs)):
+    # Fewer than the pairs of other rows: half a minute goes by until each has had its turn.
+    for number in range(bench.scale.pairs // 2 + 1):
         for peer in PEERS if number % 2 == 0 else reversed(PEERS):
             if peer not in why:
                 say(f"  {peer.name}, {peer.level}: run {number + 1}")
@@ -75,7 +74,7 @@ def run(bench: Bench, peer: Peer) -> Run:
     records = max(1, round(bench.scale.records * RECORDS * peer.share / BATCH_RECORDS)) * BATCH_RECORDS
     with bench.place() as place, serving(peer, place) as (port, pid):
         idle_bytes = memory_bytes(pid)
-        singles = min(SINGLES, bench.scale.sends)
+        singles = min(SINGLES, bench.scale.sends // 20)
         program = [str(PYTHON), "-m", f"tests.benchmarks.brokers.{peer.side}"]
         numbers = [str(number) for number in (port, pid, records, singles)]
         try:

@@ -2,7 +2,7 @@
 
 Each client is a program of its own, `SIDE PORT PID RECORDS SINGLES SETTING`, in the environment that `make
 broker-peers` makes; PID is the server's. It prints what it measured as JSON. Time counts from the moment at which the
-client is connected, and when consuming from the first record on. The framework is not imported here.
+client, which is connected, sends or asks for the first record. The framework is not imported here.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""nats-py on JetStream: asynchronous publishing, pulling without acknowledgements; the setting is the server's."""
+"""nats-py on JetStream: asynchronous publishing, and an ordered consumer; the setting is the server's."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import nats
-from nats.js.api import AckPolicy, ConsumerConfig, StorageType
+from nats.js import JetStreamContext
+from nats.js.api import StorageType
 
-from tests.benchmarks.brokers.meter import BATCH_RECORDS, STREAM, TIMEOUT_S, VALUES, meter
+from tests.benchmarks.brokers.meter import STREAM, TIMEOUT_S, VALUES, Meter, meter
 
 IN_FLIGHT = 4000
 """How many records wait for their acknowledgement at once: what nats-py does if nobody says."""
@@ -27,18 +29,33 @@ async def main() -> None:
     await stream.publish_async_completed()
     measured.end(measured.records)
     assert sent[-1].result().seq == measured.records + 1
-    config = ConsumerConfig(ack_policy=AckPolicy.NONE)
-    consumer = await stream.pull_subscribe(STREAM, durable="benchmark", config=config, pending_msgs_limit=-1)
-    await consumer.fetch(1, timeout=TIMEOUT_S)
-    count = 0
-    measured.begin()
-    while count < measured.records:
-        count += len(await consumer.fetch(min(BATCH_RECORDS, measured.records - count), timeout=TIMEOUT_S))
-    measured.end(count)
+    await Consuming(measured).run(stream)
     for _ in measured.singles():
         await stream.publish(STREAM, VALUES[0])
     measured.print()
     await client.close()
+
+
+class Consuming:
+    """Counts what the server pushes, in order: several times as fast as pulling."""
+
+    def __init__(self, measured: Meter) -> None:
+        self._measured, self._count = measured, 0
+        self._done = asyncio.Event()
+
+    async def run(self, stream: JetStreamContext) -> None:
+        """Consume all."""
+        limits = {"pending_msgs_limit": -1, "pending_bytes_limit": -1}
+        self._measured.begin()
+        await stream.subscribe(STREAM, cb=self._take, ordered_consumer=True, **limits)
+        async with asyncio.timeout(TIMEOUT_S):
+            await self._done.wait()
+
+    async def _take(self, _: Any) -> None:
+        self._count += 1
+        if self._count == self._measured.records + 1:
+            self._measured.end(self._count)
+            self._done.set()
 
 
 if __name__ == "__main__":

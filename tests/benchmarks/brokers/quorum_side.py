@@ -21,14 +21,12 @@ def main() -> None:
     connection = pika.BlockingConnection(parameters)
     channel = connection.channel()
     channel.queue_declare(STREAM, durable=True, arguments={"x-queue-type": "quorum"})
-    Producing(measured, parameters)
-    consume(measured, channel)
-    channel.close()
-    channel = connection.channel()
     channel.confirm_delivery()
     publish(channel)
+    Producing(measured, parameters).run()
+    Consuming(measured, parameters).run()
     for _ in measured.singles():
-        publish(channel)  # Returns when it is confirmed: the connection is a blocking one.
+        publish(channel)  # Returns when it is confirmed: this connection is a blocking one.
     connection.close()
     measured.print()
 
@@ -38,53 +36,75 @@ def publish(channel: Any) -> None:
     channel.basic_publish("", STREAM, VALUES[0], PERSISTENT)
 
 
-class Producing:
-    """Only pika's callbacks let more than one record be in flight."""
+class Phase:
+    """A connection that works with callbacks: pika's other kind lets only one record be in flight."""
 
     def __init__(self, measured: Meter, parameters: Any) -> None:
-        self._measured, self._sent, self._confirmed = measured, 0, 0
-        self._connection = SelectConnection(parameters, on_open_callback=self._connected)
-        self._connection.ioloop.start()
-        assert self._confirmed == measured.records, f"{self._confirmed} of {measured.records} were confirmed"
+        self.measured = measured
+        self.connection = SelectConnection(parameters, on_open_callback=self._connected)
+
+    def run(self) -> None:
+        """Return when all is done."""
+        self.connection.ioloop.start()
+
+    def begin(self, channel: Any) -> None:
+        """What is done with the channel; ends with `end`."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """All records went through."""
+        self.measured.end(self.measured.records)
+        self.connection.close()
+        self.connection.ioloop.stop()
 
     def _connected(self, connection: Any) -> None:
-        connection.channel(on_open_callback=self._opened)
+        connection.channel(on_open_callback=self.begin)
 
-    def _opened(self, channel: Any) -> None:
+
+class Producing(Phase):
+    """Keeps so many records in flight, and no more."""
+
+    def begin(self, channel: Any) -> None:
+        """Ask for confirms, and go on when the server agrees."""
+        self._sent = self._confirmed = 0
         self._channel = channel
-        channel.confirm_delivery(self._confirm, callback=self._begin)
+        channel.confirm_delivery(self._confirm, callback=self._agreed)
 
-    def _begin(self, _: Any) -> None:
-        self._measured.begin()
+    def _agreed(self, _: Any) -> None:
+        self.measured.begin()
         self._fill()
 
     def _confirm(self, frame: Any) -> None:
         assert frame.method.NAME == "Basic.Ack", frame
         self._confirmed = frame.method.delivery_tag if frame.method.multiple else self._confirmed + 1
-        if self._confirmed < self._measured.records:
+        if self._confirmed < self.measured.records:
             self._fill()
         else:
-            self._measured.end(self._measured.records)
-            self._connection.close()
-            self._connection.ioloop.stop()
+            self.end()
 
     def _fill(self) -> None:
-        while self._sent < min(self._measured.records, self._confirmed + IN_FLIGHT):
+        while self._sent < min(self.measured.records, self._confirmed + IN_FLIGHT):
             publish(self._channel)
             self._sent += 1
 
 
-def consume(measured: Meter, channel: Any) -> None:
-    """All of them; what is acknowledged leaves the queue."""
-    channel.basic_qos(prefetch_count=IN_FLIGHT)
-    for count, (method, _, _) in enumerate(channel.consume(STREAM)):
-        if count == 0:
-            measured.begin()
-        if count % (IN_FLIGHT // 10) == 0 or count == measured.records - 1:
+class Consuming(Phase):
+    """All of them, and the one that was sent first; what is acknowledged leaves the queue."""
+
+    def begin(self, channel: Any) -> None:
+        """Subscribe."""
+        self._count = 0
+        channel.basic_qos(prefetch_count=IN_FLIGHT)
+        self.measured.begin()
+        channel.basic_consume(STREAM, self._take)
+
+    def _take(self, channel: Any, method: Any, *_: Any) -> None:
+        self._count += 1
+        last = self._count == self.measured.records + 1
+        if last or self._count % (IN_FLIGHT // 10) == 0:
             channel.basic_ack(method.delivery_tag, multiple=True)
-        if count == measured.records - 1:
-            measured.end(count)
-            return
+        if last:
+            self.end()
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ def main() -> None:
             pipeline.xadd(STREAM, {b"v": value})
         pipeline.execute()
     measured.end(measured.records)
-    [[_, [(last, _)]]] = client.xread({STREAM: "0"}, count=1)
-    count = 0
+    last, count = b"0", 0
     measured.begin()
-    while count < measured.records:
+    while count < measured.records + 1:
         [[_, records]] = client.xread({STREAM: last}, count=BATCH_RECORDS)
         last = records[-1][0]
         count += len(records)

@@ -67,17 +67,16 @@ class Consuming:
         """Consume all."""
         await consumer.start()
         first = ConsumerOffsetSpecification(OffsetType.FIRST, None)
+        self._measured.begin()
         await consumer.subscribe(STREAM, self._take, decoder=bytes, offset_specification=first)
         async with asyncio.timeout(TIMEOUT_S):
             await self._done.wait()
         await consumer.close()
 
     def _take(self, value: bytes, _: Any) -> None:
-        if not self._count:
-            self._measured.begin()
         self._count += 1
         if self._count == self._measured.records + 1:
-            self._measured.end(self._count - 1)
+            self._measured.end(self._count)
             self._done.set()
 
 
