@@ -95,6 +95,7 @@ def lines(name: str, runs: list[Run]) -> Iterator[Result]:
         ("consume", figures.consume, "k/s"),
         ("ack p50", figures.p50, "ms"),
         ("ack p99", figures.p99, "ms"),
+        ("first", figures.first, "ms"),
         ("CPU in", figures.server_in, "s/M"),
         ("CPU out", figures.server_out, "s/M"),
         ("memory", figures.peak, "MB"),

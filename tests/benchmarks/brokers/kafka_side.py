@@ -56,9 +56,11 @@ def consume(measured: Meter, server: dict[str, Any]) -> None:
     """All of them, without a group's work."""
     consumer = Consumer({**server, **CONSUMER})
     assert STREAM in consumer.list_topics(STREAM, TIMEOUT_S).topics
-    count, wanted = 0, measured.records + 1  # With the first, which was sent to be connected.
+    count, wanted = 1, measured.records + 1  # With the one that was sent to be connected.
     measured.begin()
     consumer.assign([TopicPartition(STREAM, 0, OFFSET_BEGINNING)])
+    assert consumer.consume(1, TIMEOUT_S), "nothing came"
+    measured.first()
     while count < wanted:
         taken = consumer.consume(min(TOOK, wanted - count), TIMEOUT_S)
         assert taken, f"{count} of {wanted} came"

@@ -32,6 +32,8 @@ class Phase:
     seconds: float
     server_cpu_s: float
     client_cpu_s: float
+    first_s: float = 0.0
+    """When consuming: until the first record came; a part of the seconds above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Meter:
         self._pid, self._singles = int(pid), int(singles)
         self._phases: list[Phase] = []
         self._singles_s: list[float] = []
-        self._begun = self._now()
+        self.begin()
 
     def batches(self) -> Iterator[list[bytes]]:
         """All records."""
@@ -65,11 +67,16 @@ class Meter:
     def begin(self) -> None:
         """A phase begins."""
         self._begun = self._now()
+        self._first_s = 0.0
+
+    def first(self) -> None:
+        """The first record has come."""
+        self._first_s = time.perf_counter() - self._begun[0]
 
     def end(self, records: int) -> None:
         """It is over: first that of producing, then that of consuming."""
         clock, server, client = (now - then for now, then in zip(self._now(), self._begun, strict=True))
-        self._phases.append(Phase(records, clock, server, client))
+        self._phases.append(Phase(records, clock, server, client, self._first_s))
 
     def singles(self) -> Iterator[None]:
         """One turn for each single record; the time of the loop's body counts."""

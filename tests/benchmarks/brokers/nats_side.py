@@ -52,6 +52,8 @@ class Consuming:
             await self._done.wait()
 
     async def _take(self, _: Any) -> None:
+        if not self._count:
+            self._measured.first()
         self._count += 1
         if self._count == self._measured.records + 1:
             self._measured.end(self._count)

@@ -99,6 +99,8 @@ class Consuming(Phase):
         channel.basic_consume(STREAM, self._take)
 
     def _take(self, channel: Any, method: Any, *_: Any) -> None:
+        if not self._count:
+            self.measured.first()
         self._count += 1
         last = self._count == self.measured.records + 1
         if last or self._count % (IN_FLIGHT // 10) == 0:

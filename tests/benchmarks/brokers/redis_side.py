@@ -23,6 +23,8 @@ def main() -> None:
     measured.begin()
     while count < measured.records + 1:
         [[_, records]] = client.xread({STREAM: last}, count=BATCH_RECORDS)
+        if not count:
+            measured.first()
         last = records[-1][0]
         count += len(records)
     measured.end(count)

@@ -74,6 +74,8 @@ class Consuming:
         await consumer.close()
 
     def _take(self, value: bytes, _: Any) -> None:
+        if not self._count:
+            self._measured.first()
         self._count += 1
         if self._count == self._measured.records + 1:
             self._measured.end(self._count)

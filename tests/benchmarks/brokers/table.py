@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 REPORT = Path(__file__).parents[1] / "BROKER.md"
 HEAD = """\
-| server | an acknowledged record is | client | produce, k/s | consume, k/s | acknowledged p50, p99, ms \
-| server CPU in, out, s/M | client CPU in, out, s/M | memory, MB |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| server | an acknowledged record is | client | produce, k/s | consume, k/s | first record, ms \
+| acknowledged p50, p99, ms | server CPU in, out, s/M | client CPU in, out, s/M | memory, MB |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 TEXT = """\
 Records of 100 bytes, one topic of one partition (a stream, a queue), one producer; then one consumer, which reads what
-was just written and so comes from memory; then single records, each sent when the one before was acknowledged. The
-median of {runs} runs, the spread in brackets; the servers took turns, each time with a new process and an empty
-directory. CPU is that of the server and of the client, in seconds for a million records produced and consumed; memory
-is that of the server before anybody connected, and the most it had in the end. The machine is small and others worked
-on it, with a load of {load} before the first run: **compare within the table, and take a rate that is half or double
-for no difference.** CPU suffers less from it, and the best of a spread less than the median.
+was just written, so from memory, and whose time counts from its asking on; then single records, each sent when
+the one before was acknowledged. The median of {runs} runs, the spread in brackets; the servers took turns, each time
+with a new process and an empty directory. CPU is that of the server and of the client, in seconds for a million records
+produced and consumed; memory is that of the server before anybody connected, and the most it had in the end. The
+machine is small and others worked on it, with a load of {load} before the first run: **compare within the table, and
+take a rate that is half or double for no difference.** CPU suffers less from it, and the best of a spread less than the
+median.
 
 What can be compared as it is are the {kafka} lines of confluent-kafka: the very same client with the same settings
 (acks=all, librdkafka's own batches and linger, 1 MB a fetch). It needs {client_s} s of CPU itself for a million records
@@ -58,6 +59,7 @@ class Figures:
 
     produce: list[float]
     consume: list[float]
+    first: list[float]
     p50: list[float]
     p99: list[float]
     server_in: list[float]
@@ -75,6 +77,7 @@ def figures(runs: Sequence[Run]) -> Figures:
     return Figures(
         produce=[_rate(phase) for phase in produce],
         consume=[_rate(phase) for phase in consume],
+        first=[phase.first_s * 1e3 for phase in consume],
         p50=[percentile(each.singles_s, 50) * 1e3 for each in found],
         p99=[percentile(each.singles_s, 99) * 1e3 for each in found],
         server_in=[phase.server_cpu_s / phase.records * 1e6 for phase in produce],
@@ -115,6 +118,7 @@ def line(peer: Peer, found: Figures, packages: Mapping[str, str]) -> str:
         f"{client} {packages.get(client, '')}",
         _spread(found.produce),
         _spread(found.consume),
+        _median(found.first),
         f"{_median(found.p50)}, {_median(found.p99)}",
         f"{_median(found.server_in)}, {_median(found.server_out)}",
         f"{_median(found.client_in)}, {_median(found.client_out)}",
