@@ -68,10 +68,16 @@ def created(settings: TopicSettings, defaults: TopicSettings) -> list[CreatedTop
     ]
 
 
-def describe_configs(context: Context, _: int, body: DescribeConfigsRequest) -> DescribeConfigsResponse:
-    """All settings with their values and where they come from."""
-    results = [_described(context.node, resource, body) for resource in body.resources]
-    return DescribeConfigsResponse(results=results)
+def describe_configs(context: Context, _: int, body: DescribeConfigsRequest) -> Awaitable[DescribeConfigsResponse]:
+    """All settings with their values and where they come from; in a thread, because they are many."""
+    node = context.node
+    # Each once, however often it is asked for, or a small request would be a huge answer.
+    resources = {(each.resource_type, each.resource_name): each for each in body.resources}.values()
+
+    def describe() -> DescribeConfigsResponse:
+        return DescribeConfigsResponse(results=[_described(node, resource, body) for resource in resources])
+
+    return node.in_thread(describe)
 
 
 def _described(node: Node, asked: DescribeConfigsResource, body: DescribeConfigsRequest) -> DescribedResource:

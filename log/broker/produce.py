@@ -139,8 +139,6 @@ class _Producing:
             self._answer()
 
     def _answer(self) -> None:
-        if self._done.done():  # Its connection is gone.
-            return
         if self._body.acks == 0:
             failed = next((part.answer for part in self.parts() if part.answer and part.answer.error_code), None)
             if failed is None:

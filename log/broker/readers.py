@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from concurrent.futures import Executor
 
+from framework.log.errors import UnknownTopic
 from framework.log.log import Log
 from framework.log.partition import Partition
 from framework.log.reader import Reader
@@ -43,6 +44,14 @@ class Readers:
         """Close the readers of a *client* that has gone."""
         for key in [key for key in self._readers if key[0] == client]:
             self._closing.submit(self._readers.pop(key).close)
+
+    def prune(self) -> None:
+        """Close those of topics that have been deleted: as long as they are open, the disk keeps the files."""
+        for key in list(self._readers):
+            try:
+                key[1].check_exists()
+            except UnknownTopic:
+                self._closing.submit(self._readers.pop(key).close)
 
     def close(self) -> None:
         """Close all."""

@@ -201,6 +201,7 @@ class Broker:
             now_s = loop.time()
             for connection in list(self._connections):
                 connection.check_idle(now_s)
+            self.node.readers.prune()
             if self._refused:
                 limit = self.settings.max_connections
                 logger.warning("%d clients were turned away: max.connections is %d", self._refused, limit)

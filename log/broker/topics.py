@@ -60,14 +60,13 @@ def metadata(context: Context, version: int, body: MetadataRequest) -> MetadataR
         return _metadata(node, [_topic_metadata(node, info) for info in topics.values()])
     if missing and body.allow_auto_topic_creation and node.settings.auto_create_topics_enable:
         return _metadata_with(node, body.topics, missing)
-    return _metadata(node, [_asked_topic(node, topics, asked, {}) for asked in body.topics])
+    return _metadata(node, _asked_topics(node, body.topics, {}))
 
 
 async def _metadata_with(node: Node, asked: Sequence[MetadataRequestTopic], missing: Sequence[str]) -> MetadataResponse:
     """The metadata of *asked*, after *missing* have been made."""
     failed = await node.in_thread(_make_missing, node, missing)
-    topics = node.log.topics()
-    return _metadata(node, [_asked_topic(node, topics, topic, failed) for topic in asked])
+    return _metadata(node, _asked_topics(node, asked, failed))
 
 
 def _make_missing(node: Node, names: Sequence[str]) -> dict[str, Code]:
@@ -96,22 +95,29 @@ def _metadata(node: Node, topics: Sequence[TopicMetadata]) -> MetadataResponse:
     )
 
 
-def _asked_topic(
-    node: Node, topics: Mapping[str, TopicInfo], asked: MetadataRequestTopic, failed: Mapping[str, Code]
-) -> TopicMetadata:
-    if asked.name is None:
-        info = next((info for info in topics.values() if _id_of(info) == asked.topic_id), None)
-        code = Code.UNKNOWN_TOPIC_ID
-    else:
-        info = topics.get(asked.name)
-        code = failed.get(asked.name, Code.UNKNOWN_TOPIC_OR_PARTITION)
-        try:
-            check_topic_name(asked.name)
-        except InvalidName as error:
-            code = code_of(error)
-    if info is None:
-        return TopicMetadata(error_code=code, name=asked.name, topic_id=asked.topic_id)
-    return _topic_metadata(node, info)
+def _asked_topics(node: Node, asked: Sequence[MetadataRequestTopic], failed: Mapping[str, Code]) -> list[TopicMetadata]:
+    """Each topic once, however often it is asked for: a small request for a large topic would be a huge answer."""
+    topics = node.log.topics()
+    by_id = {_id_of(info): info for info in topics.values()} if any(each.name is None for each in asked) else {}
+    found = []
+    for each in {each.topic_id if each.name is None else each.name: each for each in asked}.values():
+        info = by_id.get(each.topic_id) if each.name is None else topics.get(each.name)
+        if info is not None:
+            found.append(_topic_metadata(node, info))
+        else:
+            code = _why_missing(each.name, failed)
+            found.append(TopicMetadata(error_code=code, name=each.name, topic_id=each.topic_id))
+    return found
+
+
+def _why_missing(name: str | None, failed: Mapping[str, Code]) -> Code:
+    if name is None:
+        return Code.UNKNOWN_TOPIC_ID
+    try:
+        check_topic_name(name)
+    except InvalidName as error:
+        return code_of(error)
+    return failed.get(name, Code.UNKNOWN_TOPIC_OR_PARTITION)
 
 
 def _topic_metadata(node: Node, info: TopicInfo) -> TopicMetadata:
@@ -329,7 +335,7 @@ def _log_dirs(node: Node, body: DescribeLogDirsRequest) -> DescribeLogDirsRespon
                 LogDirPartition(
                     index=number, partition_size=log_bytes(node.log.partition(there[name], number).directory)
                 )
-                for number in numbers
+                for number in sorted(set(numbers))
                 if 0 <= number < there[name].partitions
             ],
         )

@@ -63,6 +63,12 @@ async def test_only_those_that_are_asked_for_are_listed(client: RawClient) -> No
     assert configs["retention.ms"].synonyms == ()
 
 
+async def test_a_resource_is_described_once_however_often_it_is_asked_for(client: RawClient) -> None:
+    resource = DescribeConfigsResource(resource_type=TOPIC, resource_name="flights", configuration_keys=None)
+    response = await client.ask("DescribeConfigs", 4, DescribeConfigsRequest(resources=[resource] * 20_000))
+    assert len(response.results) == 1
+
+
 @pytest.mark.parametrize("name", ["1", ""])
 async def test_all_settings_of_the_broker_are_listed(client: RawClient, name: str) -> None:
     configs = await described(client, BROKER, name)

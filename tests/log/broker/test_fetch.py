@@ -312,6 +312,17 @@ async def test_readers_are_kept_for_those_who_read_last(log: Log, start: Start, 
     assert len(broker.node.readers) == 1
 
 
+async def test_files_of_a_deleted_topic_are_let_go(log: Log, start: Start, connect: Connect) -> None:
+    """As long as somebody has them open, the disk keeps them."""
+    append(log, log.partition(log.create_topic("gone", 1), 0), b"a")
+    broker = await start(connections_max_idle_ms=1000)
+    client = await connect(broker)
+    assert bases(bytes_of(await client.fetch("gone", 0))) == [0]
+    assert len(broker.node.readers) == 1
+    log.delete_topic("gone")
+    await until(lambda: not len(broker.node.readers))
+
+
 async def test_damage_is_told_and_logged_once_and_never_served(
     log: Log, partition: Partition, client: RawClient, caplog: Any
 ) -> None:

@@ -114,6 +114,12 @@ async def test_a_topic_is_found_by_its_id(log: Log, client: RawClient) -> None:
     ]
 
 
+async def test_a_topic_is_told_of_once_however_often_it_is_asked_for(log: Log, client: RawClient) -> None:
+    topics = [MetadataRequestTopic(name="flights", topic_id=b"%016d" % number) for number in range(50_000)]
+    response = await client.ask("Metadata", 12, MetadataRequest(topics=topics))
+    assert [topic.name for topic in response.topics] == ["flights"]
+
+
 async def test_the_cluster_keeps_its_id(log: Log, start: Start) -> None:
     seen = set()
     for _ in range(2):
