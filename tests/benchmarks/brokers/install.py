@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PLACE = Path(os.environ.get("BENCH_BROKER_PEERS", ROOT / ".venv" / "broker-peers"))
+"""Everything is here, and nothing elsewhere."""
 PYTHON = PLACE / "bin" / "python"
 UNPACKED = PLACE / "debian"
 DEBIAN = ["redis-server", "rabbitmq-server"]
