@@ -96,14 +96,14 @@ class _Fetching:
             reader = self._reader(part)
             if reader is None:
                 continue
-            reading = asyncio.get_running_loop().run_in_executor(self._node.reading, self._read, part, reader)
+            reading = self._node.reading.submit(self._read, part, reader)
             try:
-                await asyncio.shield(reading)
-            finally:
-                if reading.done():
-                    self._node.readers.give_back(self._client, reader)
-                else:  # The client is gone, and the thread still has it.
-                    reading.add_done_callback(lambda _, reader=reader: reader.close())  # type: ignore[misc]
+                await asyncio.wrap_future(reading)
+            except asyncio.CancelledError:
+                # The client is gone, and the thread may still have it: whoever is last closes it.
+                reading.add_done_callback(lambda _, reader=reader: reader.close())  # type: ignore[misc]
+                raise
+            self._node.readers.give_back(self._client, reader)
 
     def _reader(self, part: _Part) -> Reader | None:
         """A reader of what there is to read in a partition, if there is something, and room for it."""

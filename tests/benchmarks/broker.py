@@ -23,7 +23,7 @@ from framework.log.broker.table_configs import ApiVersionsRequest
 from tests.benchmarks import broker_client, processes
 from tests.benchmarks.rows import Bench, Result, Row, percentile, samples
 
-CONNECTIONS = 1000
+MORE_FILES = 1000
 ACKS_PER_RECORD = 0.002
 
 
@@ -114,13 +114,16 @@ def _syncs(path: Path, count: int) -> list[float]:
 def measure_idle_connections(bench: Bench) -> Iterator[Result]:
     """A thousand clients that are connected and ask for nothing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * CONNECTIONS), hard))  # The client inherits it.
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (min(hard, 4 * bench.scale.idle_tasks + MORE_FILES), hard)
+    )  # The client inherits it.
     with bench.place() as place:
         Log(place / "data", create=True).close()
         with broker(place / "data") as (pid, address):
-            connected = client("idle", address, CONNECTIONS)
+            connected = client("idle", address, bench.scale.idle_tasks)
             assert connected.stdout is not None
             assert connected.stdout.readline(), "the client could not connect"
+            time.sleep(bench.scale.idle_s / 4)  # Taking a thousand clients in is no idleness.
             before, started = processes.cpu_seconds(pid), time.perf_counter()
             time.sleep(bench.scale.idle_s)
             used = (processes.cpu_seconds(pid) - before) / (time.perf_counter() - started)

@@ -123,6 +123,16 @@ async def test_an_offset_that_is_not_there_is_refused_at_once(
     assert (Code(part.error_code), bytes_of(part)) == (Code.OFFSET_OUT_OF_RANGE, b"")
 
 
+async def test_what_is_deleted_is_not_read_on_from(log: Log, client: RawClient) -> None:
+    """Also not by a reader that stands before it in an open file."""
+    many = log.partition(log.create_topic("many", 1, TopicSettings(segment_bytes=4096)), 0)
+    for _ in range(9):
+        append(log, many, bytes(1000))
+    assert bases(bytes_of(await client.fetch("many", 0, partition_max_bytes=1))) == [0]
+    assert many.delete_records(2) == 2
+    assert (await client.fetch("many", 1)).error_code == Code.OFFSET_OUT_OF_RANGE
+
+
 @pytest.mark.parametrize(
     ("topic", "index", "epoch", "code"),
     [
@@ -238,13 +248,23 @@ class BlockedFiles(Files):
 
     def __init__(self) -> None:
         self.blocked, self.waiting, self.go_on = "", threading.Event(), threading.Event()
+        self.reading = set[int]()
+        """Descriptors of segments that are open for reading."""
 
     def open(self, path: Path, *, create: bool = False, write: bool = True) -> int:
         """Wait, if this is one of those."""
         if self.blocked and not write and path.match(self.blocked):
             self.waiting.set()
             assert self.go_on.wait(30)
-        return super().open(path, create=create, write=write)
+        fd = super().open(path, create=create, write=write)
+        if not write and path.suffix == ".log":
+            self.reading.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """It is no longer open."""
+        self.reading.discard(fd)
+        super().close(fd)
 
 
 async def test_who_reads_from_a_slow_disk_holds_up_nobody_else(
@@ -281,7 +301,8 @@ async def test_a_client_that_goes_while_the_disk_reads_leaves_nothing(
         await asyncio.to_thread(blocks.waiting.wait, 30)
     await until(lambda: not broker.connections)
     blocks.go_on.set()
-    assert len(broker.node.readers) == 0
+    await broker.__aexit__(None, None, None)
+    assert len(broker.node.readers) == len(blocks.reading) == 0
 
 
 async def test_closed_segments_are_read_like_the_last_one(log: Log, start: Start, connect: Connect) -> None:

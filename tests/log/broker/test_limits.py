@@ -235,6 +235,26 @@ async def test_a_client_has_only_so_many_bytes_in_hand(served: Callable[..., Any
     assert memory.in_hand_bytes == 0
 
 
+async def test_answers_that_wait_for_one_before_them_are_few(served: Callable[..., Any], connect: Connect) -> None:
+    """A fetch behind an append that takes long is answered after it, and does not gather meanwhile."""
+    limit, size = 200_000, 100_000
+    broker, client, disk = await served(max_in_flight_bytes=limit)
+    disk.go_on.set()
+    await client.produce("flights", batch_of(os.urandom(size)))
+    disk.go_on.clear()
+    disk.syncing.clear()
+    sent = [client.send("Produce", 9, producing("flights", {0: batch_of(b"late")}))]
+    sent += [client.send("Fetch", 12, fetching("flights", {0: 1})) for _ in range(50)]
+    await asyncio.to_thread(disk.syncing.wait, 30)
+    memory = broker.node.memory
+    await until(lambda: memory.unsent_bytes > limit)
+    for _ in range(200):
+        await asyncio.sleep(0)
+        assert memory.unsent_bytes < limit + 2 * size
+    disk.go_on.set()
+    assert [(await client.receive())[0] for _ in sent] == sent
+
+
 async def test_all_clients_together_have_only_so_much_in_hand(served: Callable[..., Any], connect: Connect) -> None:
     limit, size = 2_000_000, 100_000
     broker, _, disk = await served(queued_max_request_bytes=limit)
@@ -294,6 +314,16 @@ async def test_who_waits_for_records_is_not_idle(log: Log, start: Start, connect
     for _ in range(3):
         assert bytes_of(await client.fetch("flights", 0, max_wait_ms=90)) == b""
     assert bytes_of(await client.fetch("flights", 0, max_wait_ms=FOREVER_MS)) == b""
+
+
+async def test_who_waits_for_the_disk_is_not_idle(served: Callable[..., Any]) -> None:
+    broker, client, disk = await served(connections_max_idle_ms=300)
+    number = client.send("Produce", 9, producing("flights", {0: batch_of(b"late")}))
+    await asyncio.to_thread(disk.syncing.wait, 30)
+    async with connected(broker) as idle:  # It came later, and is idle for as long.
+        assert await idle.ended() == b""
+    disk.go_on.set()
+    assert (await client.receive())[0] == number
 
 
 async def test_who_does_not_take_his_answers_gets_no_more_and_is_hung_up_on(log: Log, start: Start) -> None:
