@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.benchmarks import (
     agents,
     broker,
+    broker_peers,
     grouped,
     jobs,
     jobs_beside,
@@ -46,6 +47,7 @@ ROWS: list[Row] = [
     *log_open.ROWS,
     *protocol.ROWS,
     *broker.ROWS,
+    *broker_peers.ROWS,
     *latency.ROWS,
     *startup.ROWS,
     *resident.ROWS,
