@@ -201,10 +201,10 @@ class Worker:
             self.jobs.settle()
         await exits.enter_async_context(app.living())
         if self._broker is not None:
-            from framework.log.broker.server import Broker  # Most workers do without, and start sooner.
+            from framework.broker import serving as serving_clients  # Most workers do without, and start sooner.
 
             # Within the app: clients may write until the last commit is made.
-            serving = await exits.enter_async_context(Broker(log, self._broker))
+            serving = await exits.enter_async_context(serving_clients(log, self._broker))
             self.address = serving.address
         return log
 

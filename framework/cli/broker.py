@@ -61,8 +61,8 @@ async def _serve(log: Log, settings: BrokerSettings, line: LiveLine) -> None:
     import os
     import signal
 
+    from framework.broker import serving
     from framework.cli.version import version
-    from framework.log.broker.server import Broker
 
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
 
@@ -73,7 +73,7 @@ async def _serve(log: Log, settings: BrokerSettings, line: LiveLine) -> None:
         line.print(f"{name}: finishing what is in hand; once more to stop at once")
         stopped.set()
 
-    async with Broker(log, settings) as running:
+    async with serving(log, settings) as running:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, signal.Signals(number).name)
         host, port = running.address

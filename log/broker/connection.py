@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from framework.log.broker.context import Client, Context, HangUp, Node
 from framework.log.broker.frames import Frames
-from framework.log.broker.handlers import HANDLERS
 from framework.log.broker.requests import Request, decode_request, encode_response
 from framework.log.broker.schema import Buffer, Struct
 from framework.log.errors import MalformedFrame, UnsupportedRequest
@@ -216,7 +215,7 @@ class Connection(asyncio.Protocol):
         try:
             request = answer.request = decode_request(frame)
             self.client.client_id = request.client_id
-            handler = HANDLERS.get(request.api.name)
+            handler = self._context.node.handlers.get(request.api.name)
             if handler is None:
                 raise UnsupportedRequest(f"{request.api.name} is not served")
             result = handler(self._context, request.version, request.body)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from framework.log.broker.memory import Memory
 from framework.log.broker.readers import Readers
@@ -15,10 +15,9 @@ from framework.log.broker.sent_before import SentBefore
 from framework.log.broker.settings import BrokerSettings
 from framework.log.broker.waiting import Bell, Relay
 from framework.log.log import Log
+from framework.log.settings import INTERNAL
 
 T = TypeVar("T")
-INTERNAL = "__"
-"""How the names of topics begin that are ours: clients may read them."""
 logger = logging.getLogger("framework.broker")
 
 
@@ -40,6 +39,8 @@ class Node:
     """Threads that wait for the disk, for those who read."""
     working: Executor
     """Threads for everything else that would hold up the loop."""
+    handlers: Mapping[str, Callable[[Context, int, Any], Any]]
+    """Who answers which API, by its name."""
     said: set[str] = field(default_factory=set)
 
     async def in_thread(self, call: Callable[..., T], *arguments: object) -> T:

@@ -59,6 +59,9 @@ class OffsetStore(Protocol):
         how many offsets are forgotten.
         """
 
+    def close(self) -> None:
+        """Keep what was committed, and let go of everything else."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForeignMember:
@@ -115,6 +118,9 @@ class MemoryOffsets:
         self._max_groups = max_groups
         self._offsets: dict[str, dict[Place, Committed]] = {}
         self._seen_ms: dict[str, int] = {}
+
+    def close(self) -> None:
+        """As `OffsetStore.close`: nothing is kept."""
 
     def commit(self, group: str, offsets: Mapping[Place, Committed]) -> Future[None]:
         """As `OffsetStore.commit`."""

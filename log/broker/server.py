@@ -20,7 +20,11 @@ from typing import Any
 
 from framework.log.broker.connection import Connection
 from framework.log.broker.context import Node
+from framework.log.broker.group_handlers import Address, GroupHandlers
+from framework.log.broker.group_settings import GroupSettings
+from framework.log.broker.handlers import HANDLERS
 from framework.log.broker.memory import Memory
+from framework.log.broker.offsets import ForeignGroups, OffsetStore
 from framework.log.broker.readers import Readers
 from framework.log.broker.sent_before import SentBefore
 from framework.log.broker.settings import DEFAULT_HOST, BrokerSettings
@@ -45,9 +49,22 @@ class Broker:
 
     node: Node
 
-    def __init__(self, log: Log, settings: BrokerSettings | None = None) -> None:
-        """Serve *log*, which stays open for longer than the broker."""
+    def __init__(
+        self,
+        log: Log,
+        settings: BrokerSettings | None = None,
+        *,
+        offsets: Callable[[Log], OffsetStore] | None = None,
+        foreign: ForeignGroups | None = None,
+        groups: GroupSettings | None = None,
+    ) -> None:
+        """Serve *log*, which stays open for longer than the broker, as *foreign* does.
+
+        *offsets* opens where committed offsets are kept; without it there are no consumer groups. *foreign* are groups
+        that are shown beside those of clients.
+        """
         self._log, self.settings = log, settings or BrokerSettings()
+        self._offsets, self._foreign, self._group_settings = offsets, foreign, groups or GroupSettings()
         self._exits = AsyncExitStack()
         self._connections: set[Connection] = set()
         self._numbers = self._refused = 0
@@ -99,13 +116,14 @@ class Broker:
                 SentBefore(),
                 reading,
                 working,
+                HANDLERS,
             )
+            groups = await self._open_groups(exits)
             self._group = await exits.enter_async_context(asyncio.TaskGroup())
-            services = [
-                self._group.create_task(work) for work in (self._sweep(), self._retain(), self._sync_dangling())
-            ]
+            works = [self._sweep(), self._retain(), self._sync_dangling(), *([groups.run()] if groups else [])]
+            services = [self._group.create_task(work) for work in works]
             await server.start_serving()
-            exits.push_async_callback(self._end, server, services)
+            exits.push_async_callback(self._end, server, services, groups)
             self._exits = exits.pop_all()
         return self
 
@@ -133,11 +151,33 @@ class Broker:
             raise
         return server, server.sockets[0].getsockname()[:2]
 
-    async def _end(self, server: asyncio.Server, services: list[asyncio.Task[None]]) -> None:
+    async def _open_groups(self, exits: AsyncExitStack) -> GroupHandlers | None:
+        """The handlers of consumer groups, which are in the table of the node from then on."""
+        if self._offsets is None:
+            return None
+        store = await asyncio.to_thread(self._offsets, self._log)
+        exits.callback(store.close)
+        groups = GroupHandlers(
+            self._log,
+            store,
+            self._group_settings,
+            address=lambda: Address(self.settings.broker_id, *self.node.address),
+            foreign=self._foreign,
+            random=self._log.random,
+        )
+        await groups.refresh()
+        self.node.handlers = {**HANDLERS, **groups.table}
+        return groups
+
+    async def _end(
+        self, server: asyncio.Server, services: list[asyncio.Task[None]], groups: GroupHandlers | None
+    ) -> None:
         self._is_ending = True
         server.close()
         for service in services:
             service.cancel()
+        if groups is not None:
+            groups.close()  # Whoever waits for others to join is answered.
         # Those who wait for records get what there is.
         self.node.bell.end_waits()
         for connection in list(self._connections):

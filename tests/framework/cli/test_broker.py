@@ -68,7 +68,7 @@ def test_a_broker_serves_until_a_signal_comes(shell: Shell, number: signal.Signa
     assert [row["value"] for row in rows] == ["UA 1", "AA 2"]
     done = broker.end(number)
     assert done.code == 0
-    lines = (broker.seen + done.err).splitlines()
+    lines = done.err.splitlines()
     assert lines[0] == f"made the data directory {shell.folder / 'data'}"
     assert re.fullmatch(rf"framework .+, broker, process {broker.pid}", lines[1])
     assert lines[2:5] == [f"data   {shell.folder / 'data'}", f"listen {address}", "serving; SIGTERM or Ctrl-C stops it"]
