@@ -324,6 +324,7 @@ class Connection(asyncio.Protocol):
         """Forget what no request has begun of."""
         size, partial = sum(map(len, self._pending)), self._partial_bytes
         self._pending.clear()
+        self._frames = Frames()
         self._in_hand_bytes -= size
         self._partial_bytes = 0
         self._memory.give_back(size, partial)

@@ -73,8 +73,8 @@ class Client:
         return self.turns
 
     def __str__(self) -> str:
-        named = [f"client {self.client_id!r}"] if self.client_id else []
-        return ", ".join([self.peer, *named, *([self.software] if self.software else [])])
+        named = [f"client {_printable(self.client_id)!r}"] if self.client_id else []
+        return ", ".join([self.peer, *named, *([_printable(self.software)] if self.software else [])])
 
 
 class Context(NamedTuple):
@@ -93,4 +93,10 @@ def is_internal(topic: str) -> bool:
     return topic.startswith(INTERNAL)
 
 
+def _printable(text: str) -> str:
+    """What a client calls itself, in a line of a log: neither more lines nor endless ones."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_NAME])
+
+
 _MAX_SAID = 1000
+_MAX_NAME = 100

@@ -1,7 +1,7 @@
 """Waiting for the log without threads: news of other threads, and of other processes, in the event loop.
 
 A broker has one doorbell, however many fetches wait. When it rings, one word of each partition that somebody waits for
-says whether that was meant.
+says whether that was meant. As long as nobody waits it is not listened to: it rings at each append.
 """
 
 from __future__ import annotations
@@ -65,11 +65,7 @@ class Bell:
         self._waiting: dict[Partition, dict[Waiter, int]] = {}
         self._catalogue_version = log.catalogue_version
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
-        if self._doorbell.polls:
-            self._poll()
-        else:
-            self._loop.add_reader(self._doorbell.fd, self._rung)
+        self._is_listening = self._is_closed = False
 
     @property
     def waiting(self) -> int:
@@ -82,11 +78,16 @@ class Bell:
         False at *deadline_s* by the clock of the loop, or when the broker ends.
         """
         waiter = Waiter(partitions)
+        if self._is_closed:
+            return False
+        self._listen()
+        # After that, for it forgets earlier rings.
+        if self._log.catalogue_version != self._catalogue_version:
+            self._catalogue_version = self._log.catalogue_version
+            return True
         for partition, offset in waiter.partitions:
             if partition.high_watermark > offset:
                 return True
-        if self._closed:
-            return False
         for partition, offset in waiter.partitions:
             self._waiting.setdefault(partition, {})[waiter] = offset
         try:
@@ -96,27 +97,44 @@ class Bell:
             return False
         finally:
             self._forget(waiter)
-        return not self._closed
+        return not self._is_closed
 
     def end_waits(self) -> None:
         """Wake everybody, and let nobody wait any more."""
-        self._closed = True
+        self._is_closed = True
         self._wake_all()
 
     def close(self) -> None:
         """Stop listening; more calls do nothing."""
         self.end_waits()
+        self._ignore()
+        self._doorbell.close()
+
+    def _listen(self) -> None:
+        if self._is_listening:
+            return
+        self._is_listening = True
+        self._doorbell.drain()
+        if self._doorbell.polls:
+            self._timer = self._loop.call_later(POLL_S, self._poll)
+        else:
+            self._loop.add_reader(self._doorbell.fd, self._rung)
+
+    def _ignore(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._doorbell.fd >= 0:
+        if self._is_listening and not self._doorbell.polls:
             self._loop.remove_reader(self._doorbell.fd)
-            self._doorbell.close()
+        self._is_listening = False
 
     def _poll(self) -> None:
-        self._rung()
         self._timer = self._loop.call_later(POLL_S, self._poll)
+        self._rung()
 
     def _rung(self) -> None:
+        if not self._waiting:
+            self._ignore()
+            return
         self._doorbell.drain()
         version = self._log.catalogue_version
         if version != self._catalogue_version:

@@ -29,7 +29,9 @@ def double(number: int) -> int:
 
 def address_of(running: Running) -> str:
     """Where it listens, as it says."""
-    return running.wait_for("listen 127.0.0.1:").split()[1]
+    address = running.wait_for("listen 127.0.0.1:").split()[1]
+    running.wait_for("stops it")
+    return address
 
 
 def send(address: str, topic: str, *values: bytes) -> None:

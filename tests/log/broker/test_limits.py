@@ -77,6 +77,20 @@ async def test_the_line_names_the_client(start: Start, caplog: Any) -> None:
     assert ", client 'billing', raw 1.0: length at byte 0" in caplog.text
 
 
+async def test_a_name_makes_no_lines_of_its_own(start: Start, caplog: Any) -> None:
+    broker = await start()
+    async with connected(broker) as client:
+        asked = ApiVersionsRequest(client_software_name="raw\nERROR", client_software_version="1" * 10_000)
+        client.send("ApiVersions", 3, asked, client_id="a\nb")
+        await client.receive()
+        client.writer.write(b"????")
+        assert await client.ended() == b""
+    [record] = [record for record in caplog.records if record.name == "framework.broker"]
+    assert ", client 'a?b', raw?ERROR 1111" in record.getMessage()
+    assert len(record.getMessage()) < 400
+    assert "\n" not in record.getMessage()
+
+
 async def test_noise_ends_no_broker(start: Start, seed: int) -> None:
     broker, random = await start(), Random(seed)
     for _ in range(200):
