@@ -12,10 +12,10 @@ CRONITER_5 := .venv/croniter-5.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test bench peers torture clean
+.PHONY: help run test bench peers broker-peers torture clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: $(RUNTIME) $(DATA) ## run examples/flights.py: 336,776 flights through four agents, a job, and its backfill, in ./data/flights
 	$(BIN)/python examples/flights.py load
@@ -36,6 +36,9 @@ bench: $(DEV) $(DATA) ## measure, and compare with what the documentation says
 peers: | $(BIN)/python ## let bench compare with Bytewax and Faust, too: an environment of their own in .venv/peers
 	$(BIN)/python -m venv .venv/peers
 	.venv/peers/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[peers]'
+
+broker-peers: | $(BIN)/python ## let bench compare the broker with others: servers and clients, in .venv/broker-peers
+	$(BIN)/python -m tests.benchmarks.brokers.install
 
 torture: $(DEV) ## power cuts and kills at every operation of the log, with many more seeds; takes long
 	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults tests/log

@@ -136,7 +136,9 @@ def read_status(log: Log) -> tuple[int, list[TaskStatus]] | None:
         document = json.loads((log.path / FILE).read_bytes())
     except FileNotFoundError:
         return None
-    if log.shared.holder(SHARD_LOCK) != document["pid"]:
+    # A process is not told of its own locks, so it asks what its threads hold.
+    is_ours = document["pid"] == os.getpid() and log.shared.mutex(SHARD_LOCK).locked()
+    if not is_ours and log.shared.holder(SHARD_LOCK) != document["pid"]:
         return None
     tasks = [TaskStatus(**task | {"counts": Counts(**task["counts"])}) for task in document["tasks"]]
     return document["pid"], tasks

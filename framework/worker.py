@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from framework.app import App
 from framework.assignment import AnyTask, Assignment
@@ -32,6 +33,9 @@ from framework.state.store import Store
 from framework.status import FILE as STATUS_FILE
 from framework.status import INTERVAL_S as STATUS_INTERVAL_S
 from framework.status import Observer
+
+if TYPE_CHECKING:
+    from framework.log.broker.settings import BrokerSettings
 
 ACCEPT_VARIABLE = "FRAMEWORK_ACCEPT_SCHEMA"
 STOP_TIMEOUT_S = 30.0
@@ -76,11 +80,13 @@ class Worker:
         random: Random | None = None,
         open_database: Callable[[Path], Database] = Database,
         may_be_empty: bool = False,
+        broker: BrokerSettings | None = None,
     ) -> None:
         """*wait_s* is how long to wait for another worker's shards, *stop_timeout_s* for records in hand at the end.
 
         *may_be_empty*: run even if the app declares neither agents nor jobs. *accept_schema* names topics and tables,
-        or "all", of which older values need not be readable any more; else FRAMEWORK_ACCEPT_SCHEMA does.
+        or "all", of which older values need not be readable any more; else FRAMEWORK_ACCEPT_SCHEMA does. With *broker*
+        the topics are served to Kafka's clients meanwhile.
         """
         self.app = app
         self.tasks: list[AnyTask] = []
@@ -89,6 +95,9 @@ class Worker:
         self._accept_schema = accept_schema or os.environ.get(ACCEPT_VARIABLE, "").split()
         self._commits: dict[Store, CommitLoop] = {}
         self.jobs: JobRunner | None = None
+        self._broker = broker
+        self.address: tuple[str, int] | None = None
+        """Where Kafka's clients reach it, if it has a broker."""
         self.retention_due_s = 0.0
         """When the log is looked through next, by the timer of the app's clock."""
         self._services_running: list[asyncio.Task[None]] = []
@@ -191,6 +200,12 @@ class Worker:
             self.jobs = JobRunner(app, shards.of_jobs(), agents_busy=self._agents_busy)
             self.jobs.settle()
         await exits.enter_async_context(app.living())
+        if self._broker is not None:
+            from framework.broker import serving as serving_clients  # Most workers do without, and start sooner.
+
+            # Within the app: clients may write until the last commit is made.
+            serving = await exits.enter_async_context(serving_clients(log, self._broker))
+            self.address = serving.address
         return log
 
     def _services(self, log: Log, exits: AsyncExitStack) -> list:  # type: ignore[type-arg]

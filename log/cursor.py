@@ -222,7 +222,14 @@ def check_kept(partition: Partition, at: At) -> None:
 
 def first_at(open_reader: OpenReader, partition: Partition, timestamp: int) -> int:
     """The first offset whose record is stamped *timestamp* (ms) or later; the high watermark if there is none."""
-    start, end = partition.log_start, partition.high_watermark
+    end = partition.high_watermark
+    found = first_record_at(open_reader, partition, timestamp, end)
+    return end if found is None else found[0]
+
+
+def first_record_at(open_reader: OpenReader, partition: Partition, timestamp: int, end: int) -> tuple[int, int] | None:
+    """Offset and timestamp of the first record below *end* that is stamped *timestamp* (ms) or later."""
+    start = partition.log_start
     for segment in partition.segments():
         if segment.is_walked and segment.max_timestamp < timestamp:
             continue
@@ -233,11 +240,11 @@ def first_at(open_reader: OpenReader, partition: Partition, timestamp: int) -> i
                     if header.max_timestamp >= timestamp:
                         for record in _decoded(partition, batch):
                             if record.offset >= start and record.timestamp >= timestamp:
-                                return record.offset
+                                return (record.offset, record.timestamp) if record.offset < end else None
         finally:
             reader.close()
-        return end
-    return end
+        return None
+    return None
 
 
 def _decoded(partition: Partition, batch: memoryview) -> list[StoredRecord]:

@@ -5,7 +5,8 @@
     |   |-- InvalidName
     |   |-- InvalidSetting
     |   |-- RecordTooLarge
-    |   `-- KeyRequired
+    |   |-- KeyRequired
+    |   `-- TooManyGroups
     |-- NotFound                a topic, partition or data directory is not there                 exit 4
     |   |-- UnknownTopic
     |   |-- UnknownPartition
@@ -20,8 +21,11 @@
     |-- OffsetOutOfRange        below the log start, or above the log end
     |-- ProducerFenced          a newer producer of the same id has taken over
     |-- OutOfOrderSequence      an idempotent producer skipped a sequence number
+    |   `-- UnknownProducer     nothing is known of it, and it does not begin at 0
     |-- PartitionFailed         a write or sync failed; nobody may append until it is reopened
     |-- LogClosed               used after `close`
+    |-- MalformedFrame          a client of the broker sent what is not the Kafka protocol
+    |-- UnsupportedRequest      it asked for what the broker does not speak
     `-- state.errors, framework.errors: the rest of the tree
 
 `exit_code` is what the command line exits with; codes not named here are 1.
@@ -56,6 +60,10 @@ class RecordTooLarge(UsageError):
 
 class KeyRequired(UsageError):
     """A record without a key was sent to a compacted topic."""
+
+
+class TooManyGroups(UsageError):
+    """A group more would have committed offsets than the broker's settings allow."""
 
 
 class NotFound(Error):
@@ -120,9 +128,41 @@ class OutOfOrderSequence(Error):
     """An idempotent producer's sequence number leaves a gap."""
 
 
+class UnknownProducer(OutOfOrderSequence):
+    """An idempotent producer goes on of which the log knows nothing, or nothing any more."""
+
+
 class PartitionFailed(Error):
     """A write or sync of the partition failed; it takes no appends until it is reopened."""
 
 
 class LogClosed(Error):
     """The log, or the committer behind it, is closed."""
+
+
+class MalformedFrame(Error):
+    """A frame is not what the protocol says; `field` is the path to what cannot be read, `offset` where in the frame.
+
+    Whoever reads it closes the connection: there is no telling where the next frame begins, or what this one meant.
+    """
+
+    def __init__(self, reason: str, offset: int, field: str = "") -> None:
+        """*reason* goes on with what was found, the field comes first."""
+        super().__init__(reason, offset, field)
+        self.reason, self.offset, self.field = reason, offset, field
+
+    def __str__(self) -> str:
+        """Field, place and reason."""
+        return f"{self.field or 'frame'} at byte {self.offset}: {self.reason}"
+
+
+class UnsupportedRequest(Error):
+    """A request is of an API, or of a version of one, that the broker does not speak.
+
+    `answer` is what to send before the connection goes on; without one it is closed, as no client would understand.
+    """
+
+    def __init__(self, text: str, answer: list[bytes | bytearray | memoryview] | None = None) -> None:
+        """*text* names API, version and the versions that there are."""
+        super().__init__(text)
+        self.answer = answer

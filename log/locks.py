@@ -22,7 +22,7 @@ from framework.log.errors import OpenAfterFork, PartitionBusy
 
 LOCK_TIMEOUT_S = 10.0
 OPEN_LOCK, ALIVE_LOCK, CATALOGUE_LOCK, JOBS_LOCK = 1 << 40, (1 << 40) + 1, (1 << 40) + 2, (1 << 40) + 3
-RETENTION_LOCK, COMPACTION_LOCK = (1 << 40) + 4, (1 << 40) + 5
+RETENTION_LOCK, COMPACTION_LOCK, BROKER_LOCK, GROUPS_LOCK = (1 << 40) + 4, (1 << 40) + 5, (1 << 40) + 6, (1 << 40) + 7
 SHARD_LOCK, PARTITION_LOCK = (1 << 40) + 64, 1 << 41
 _FLOCK = struct.Struct("=qqihh" if sys.platform == "darwin" else "@hhqqi4x")
 

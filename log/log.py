@@ -72,8 +72,8 @@ class Log:
         """
         self.path = Path(path).absolute()
         self.files, self.clock = files or Files(), clock or SystemClock()
-        self._random = random or SystemRandom()
-        self._defaults = defaults or TopicSettings()
+        self.random = random or SystemRandom()
+        self.defaults = defaults or TopicSettings()
         check_file_system(self.path, unsafe=unsafe_filesystem)
         make_directory(self.path, self.files, create=create)
         self._partitions: dict[tuple[str, int], Partition] = {}
@@ -123,8 +123,8 @@ class Log:
             InvalidName, InvalidSetting: Kafka would not take it.
         """
         self._check_open()
-        topic_id = uuid.UUID(bytes=self._random.token(16), version=4).hex
-        return self._catalogue.create(name, partitions, settings or self._defaults, topic_id)
+        topic_id = uuid.UUID(bytes=self.random.token(16), version=4).hex
+        return self._catalogue.create(name, partitions, settings or self.defaults, topic_id)
 
     def alter_topic(self, name: str, settings: TopicSettings | None = None, partitions: int | None = None) -> TopicInfo:
         """Give a topic other settings, more partitions, or both; in force in all processes with their next append.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framework.log.document import read_document, write_document
-from framework.log.errors import Damaged, OutOfOrderSequence, ProducerFenced
+from framework.log.errors import Damaged, OutOfOrderSequence, ProducerFenced, UnknownProducer
 from framework.log.files import Files
 from framework.log.header import HEADER_BYTES, Header, fault, read_header
 from framework.log.shared import Mark
@@ -69,9 +69,8 @@ class Producers:
             )
         if state is None or header.producer_epoch > state.epoch:
             if header.base_sequence != 0 and not header.producer_id & TASK_PRODUCER_BIT:
-                raise OutOfOrderSequence(
-                    f"producer {header.producer_id} begins at sequence {header.base_sequence}, not 0"
-                )
+                error = UnknownProducer if state is None else OutOfOrderSequence
+                raise error(f"producer {header.producer_id} begins at sequence {header.base_sequence}, not 0")
             return False
         ahead = (header.last_sequence - state.last_sequence) & _MASK
         if ahead == 0 or ahead > _HALF:

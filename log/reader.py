@@ -39,6 +39,15 @@ class Reader:
         self._fd, self._position, self._expected = -1, 0, 0
         self._cold, self._ahead = ColdReads(files, cold_turns or threading.Semaphore(0)), 0
 
+    @property
+    def behind_bytes(self) -> int | None:
+        """How much of the segment that is appended to lies before it; None if it has another one open, or none."""
+        segment = self._segment
+        if segment is None or self._next_base is not None:
+            return None
+        end = self.partition.readable
+        return end.position - self._position if end.segment == segment.base_offset else None
+
     def seek(self, offset: int) -> None:
         """Go on at *offset*."""
         self.close()

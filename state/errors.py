@@ -8,6 +8,7 @@
     |   |-- DiskFull       there is no space for it; it is tried again until there is
     |   `-- DiskFailed     the disk refused it; it is tried again a few times
     |-- ShardBusy          another process owns the shard                                 exit 5
+    |-- GroupsBusy         a broker has the committed offsets of its groups               exit 5
     `-- OutboxTooLarge     one record, or one run, sends more than a commit may hold      exit 2
 
 `framework.errors` holds the rest of the tree.
@@ -56,6 +57,10 @@ class DiskFailed(StateFailed):
 
 class ShardBusy(Conflict):
     """Another process owns the shard."""
+
+
+class GroupsBusy(Conflict):
+    """Another process has the committed offsets of the groups: a broker, or a command that changes them."""
 
 
 class OutboxTooLarge(UsageError):

@@ -142,6 +142,15 @@ class StateView:
                 found.append((*rows.split_offset_key(key), rows.unpack_offset(value)))
         return found
 
+    def name_rows(self) -> list[tuple[bytes, bytes]]:
+        """The rows of what is known of agents and jobs by their names, see `framework.identity`."""
+        agents = self._snapshot("0")
+        return [*(agents.scan(b"n") if agents else ()), *self.job_rows(b"n")]
+
+    def job_offsets(self) -> list[tuple[str, str, int, int]]:
+        """(job, topic id, partition, offset) of every committed offset of a job."""
+        return [(*rows.split_offset_key(key), rows.unpack_offset(value)) for key, value in self.job_rows(b"o")]
+
     def job_rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """The rows of the jobs database whose keys begin with *prefix*."""
         jobs = self._snapshot(JOBS)

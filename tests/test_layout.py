@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("log", "state", "operators", "framework")
 """The code folders; each imports only itself and those before it."""
 LINKED = ORDER[:-1]
+INNER = {"log": {"broker"}}
+"""The packages within them. They may import what is around them, and not the other way round."""
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> str:
@@ -70,15 +72,18 @@ def test_there_are_no_other_links() -> None:
 def test_the_package_list_names_every_folder_with_code() -> None:
     setuptools = project()["tool"]["setuptools"]
     inner = [path.parent.name for path in (ROOT / "framework").glob("*/__init__.py")]
+    inner += [f"{outer}.{name}" for outer, names in INNER.items() for name in names]
     assert sorted(setuptools["packages"]) == sorted(["framework", *(f"framework.{name}" for name in inner)])
     mapped = {f"framework.{name}": name for name in LINKED}
+    mapped |= {f"framework.{outer}.{name}": f"{outer}/{name}" for outer, names in INNER.items() for name in names}
     assert setuptools["package-dir"] == {"framework": "framework", **mapped}
 
 
 @pytest.mark.parametrize("name", LINKED)
 def test_code_folders_are_flat(name: str) -> None:
-    """A folder in one of them would be a package more, in two lists."""
-    assert [path for path in modules(ROOT / name) if path.parent != ROOT / name] == []
+    """A folder in one of them is a package more, in two lists."""
+    folders = {ROOT / name, *(ROOT / name / inner for inner in INNER.get(name, ()))}
+    assert [path for path in modules(ROOT / name) if path.parent not in folders] == []
 
 
 @pytest.mark.slow
@@ -131,6 +136,18 @@ def test_imports_go_one_way(name: str) -> None:
         for path in modules(ROOT / name)
         for line, module in imported(path)
         if module.split(".")[0] == "framework" and module.split(".")[1:2] not in [[part] for part in allowed]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("name", "inner"), [(name, inner) for name, names in INNER.items() for inner in names])
+def test_a_folder_does_without_the_packages_within_it(name: str, inner: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}/ may not import {module}"
+        for path in modules(ROOT / name)
+        if path.parent == ROOT / name
+        for line, module in imported(path)
+        if f"{module}.".startswith(f"framework.{name}.{inner}.")
     ]
     assert not wrong, "\n".join(wrong)
 

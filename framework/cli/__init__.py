@@ -19,11 +19,13 @@ DEBUG_VARIABLE = "FRAMEWORK_DEBUG"
 INTERRUPTED = 130
 COMMANDS = {
     "worker": "framework.cli.worker:worker",
+    "broker": "framework.cli.broker:broker",
     "topics": "framework.cli.topics:topics",
     "agents": "framework.cli.agents:agents",
     "dlq": "framework.cli.dlq:dlq",
     "tables": "framework.cli.tables:tables",
     "jobs": "framework.cli.jobs:jobs",
+    "groups": "framework.cli.groups:groups",
     "verify": "framework.cli.verify:verify",
     "doctor": "framework.cli.doctor:doctor",
 }
@@ -39,7 +41,7 @@ Exit codes:
   1    any other error
   2    a command, a name or a setting that cannot be
   3    a run of a job failed
-  4    not found: app, data directory, topic, table, row, agent or job
+  4    not found: app, data directory, topic, table, row, agent, job or group
   5    in use by another process, or there already
   6    data that is damaged, or of a newer version
   130  interrupted

@@ -48,6 +48,25 @@ wait_option = click.option(
     metavar="SECONDS",
     help="How long to wait for another worker on this data directory to end.  [default: not at all]",
 )
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    envvar="FRAMEWORK_LOG_LEVEL",
+    show_default=True,
+    help="Of the logs on standard error.",
+)
+
+
+def listen_option(*, default: str | None) -> Callable[[F], F]:
+    """--listen; without a *default* nobody listens unless it is given."""
+    return click.option(
+        "--listen",
+        metavar="HOST:PORT",
+        default=default,
+        show_default=True,
+        help="Where Kafka's clients connect: an address that other machines cannot reach. Port 0 is any that is free.",
+    )
 
 
 def directory_options(command: F) -> F:

@@ -124,7 +124,7 @@ def reset(
 
     with reading(app_name, data) as directory:
         declared = directory.app.agents.get(name) if directory.app else None
-        at = _place(to) if to is not None else declared.start if declared else "beginning"
+        at = place_of(to) if to is not None else declared.start if declared else "beginning"
         tables = sorted(table for table, owner in directory.view.owners().items() if owner == name)
         if tables and state is None:
             raise UsageError(
@@ -256,7 +256,7 @@ def _first_shard() -> int:
     return SHARD_LOCK
 
 
-def _place(text: str) -> At:
+def place_of(text: str) -> At:
     """A place in a topic.
 
     Raises:

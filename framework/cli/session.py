@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from framework.alongside import alongside
 from framework.app import App
@@ -17,6 +18,9 @@ from framework.cli.output import iso
 from framework.cli.version import version
 from framework.log.locks import SHARD_LOCK
 from framework.worker import Progress, RunProgress, Worker
+
+if TYPE_CHECKING:
+    from framework.log.broker.settings import BrokerSettings
 
 LINE_S = 0.5
 SHOWN_RUNS = 3
@@ -28,9 +32,9 @@ logger = logging.getLogger("framework.worker")
 class Session:
     """One run of a worker, as its user sees it."""
 
-    def __init__(self, app: App, line: LiveLine, *, made: bool) -> None:
-        """*made* says that the data directory is not there yet."""
-        self._app, self._line, self._made = app, line, made
+    def __init__(self, app: App, line: LiveLine, *, made: bool, broker: BrokerSettings | None = None) -> None:
+        """*made* says that the data directory is not there yet; with *broker* it is served to Kafka's clients, too."""
+        self._app, self._line, self._made, self._broker = app, line, made, broker
         self._worker: Worker | None = None
         self._stopping = False
 
@@ -40,7 +44,7 @@ class Session:
         Raises:
             ShardBusy: Another worker runs on the directory.
         """
-        self._worker = Worker(self._app, wait_s=wait_s, accept_schema=accept_schema)
+        self._worker = Worker(self._app, wait_s=wait_s, accept_schema=accept_schema, broker=self._broker)
         if wait_s and not self._made:
             self._announce_wait(wait_s)
         started = time.monotonic()
@@ -62,7 +66,8 @@ class Session:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
-        for text in banner(self._app, made=self._made):
+        assert self._worker is not None
+        for text in banner(self._app, made=self._made, listens=self._worker.address):
             self._line.print(text)
 
     def _stop(self, name: str) -> None:
@@ -107,10 +112,12 @@ class Report:
             self._logged_at, self._logged = now_s, progress
 
 
-def banner(app: App, *, made: bool) -> list[str]:
+def banner(app: App, *, made: bool, listens: tuple[str, int] | None = None) -> list[str]:
     """What runs here, and where; the app is open."""
     lines = [f"framework {version()}, app {app.name}, process {os.getpid()}"]
     lines.append(f"data   {app.data}{' (made)' if made else ''}")
+    if listens is not None:
+        lines.append(f"listen {listens[0]}:{listens[1]}")
     now = datetime.fromtimestamp(app.clock.now_ms() / 1000, UTC)
     width = max((len(name) for name in [*app.agents, *app.jobs, *app.timers]), default=0)
     for name, agent in app.agents.items():

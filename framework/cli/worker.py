@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from framework.cli.options import directory_options, wait_option
+from framework.cli.options import directory_options, listen_option, log_level_option, wait_option
 
 
 @click.command()
@@ -21,29 +21,27 @@ from framework.cli.options import directory_options, wait_option
     "Else FRAMEWORK_ACCEPT_SCHEMA, with spaces between names.",
 )
 @click.option("--until-idle", is_flag=True, help="Stop when everything in the log has been handled.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    envvar="FRAMEWORK_LOG_LEVEL",
-    show_default=True,
-    help="Of the logs on standard error.",
-)
+@listen_option(default=None)
+@log_level_option
 def worker(
     app_name: str | None,
     data: str | None,
     wait_s: float,
     accept_schema: tuple[str, ...],
     until_idle: bool,
+    listen: str | None,
     log_level: str,
 ) -> None:
     """Run the agents and jobs of an app.
 
     SIGTERM or Ctrl-C ends it: what is in hand is finished and committed, and the exit code is 0. A second one
     ends it at once, with 130; the next worker does again what was not committed.
+
+    With --listen it is a broker, too: Kafka's clients write to and read from the topics that the agents have.
     """
     import asyncio
 
+    from framework.cli.broker import allow_many_files
     from framework.cli.directory import app_for_running, exists
     from framework.cli.live import LiveLine, log_above, signals_interrupt
     from framework.cli.session import Session
@@ -51,7 +49,14 @@ def worker(
     app = app_for_running(app_name, data)
     line = LiveLine(sys.stderr)
     log_above(line, log_level)
-    session = Session(app, line, made=not exists(app.data))
+    settings = None
+    if listen is not None:
+        from framework.log.broker.settings import BrokerSettings, parse_listen
+
+        host, port = parse_listen(listen)
+        settings = BrokerSettings(host=host, port=port)
+        allow_many_files()
+    session = Session(app, line, made=not exists(app.data), broker=settings)
     running = session.run(wait_s=wait_s, until_idle=until_idle, accept_schema=accept_schema)
     try:
         with signals_interrupt():

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import framework
+from tests.benchmarks.usage import cpu_seconds as cpu_seconds
+from tests.benchmarks.usage import memory_bytes as memory_bytes
 
 ROOT = Path(framework.__file__).parent.parent
 APP = Path(__file__).with_name("latency_app.py")
@@ -40,14 +42,3 @@ def worker(data: Path, app: Path = APP) -> Iterator[int]:
         process.send_signal(signal.SIGTERM)
         process.communicate()
     assert process.returncode == 0, f"the worker ended with {process.returncode}"
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a running process has used of the processors, in ticks of 10 ms; Linux only."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_bytes(pid: int) -> int:
-    """What a running process has in memory; Linux only."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

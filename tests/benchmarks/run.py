@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tests.benchmarks import (
     agents,
+    broker,
+    broker_peers,
     grouped,
     jobs,
     jobs_beside,
@@ -28,6 +30,7 @@ from tests.benchmarks import (
     log_open,
     log_read,
     peer_rows,
+    protocol,
     resident,
     startup,
 )
@@ -42,6 +45,9 @@ ROWS: list[Row] = [
     *log_append.ROWS,
     *log_read.ROWS,
     *log_open.ROWS,
+    *protocol.ROWS,
+    *broker.ROWS,
+    *broker_peers.ROWS,
     *latency.ROWS,
     *startup.ROWS,
     *resident.ROWS,

@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 COMMANDS = {
-    "": ["worker", "topics", "agents", "dlq", "tables", "jobs", "verify", "doctor"],
+    "": ["worker", "broker", "topics", "agents", "dlq", "tables", "jobs", "groups", "verify", "doctor"],
     "topics": ["alter", "compact", "create", "delete", "delete-records", "ls", "purge", "send", "show", "tail"],
     "agents": ["checkpoints", "forget", "ls", "rename", "reset", "rewind", "show"],
     "dlq": ["ls", "purge", "retry", "show"],
     "tables": ["get", "ls", "release", "scan"],
     "jobs": ["backfill", "cancel", "drop", "ls", "pause", "resume", "rewind", "run", "runs", "show"],
+    "groups": ["delete", "ls", "reset", "show"],
 }
 READS = [
     *("topics ls", "topics show", "topics tail", "agents ls", "agents show", "agents checkpoints", "dlq ls"),
     *("dlq show", "tables ls", "tables get"),
-    *("tables scan", "jobs ls", "jobs show", "jobs runs", "jobs backfill", "jobs rewind"),
+    *("tables scan", "jobs ls", "jobs show", "jobs runs", "jobs backfill", "jobs rewind", "groups ls", "groups show"),
 ]
 
 
