@@ -205,7 +205,7 @@ async def come_back(stage: Stage) -> None:
         members[back] = await join(stage, topic, names[back])
         after = await shared(stage, members)
         assert [state["assigned"] for state in after] == [state["assigned"] for state in before]
-        assert after[1 - back]["assignments"] == before[1 - back]["assignments"], "the other was assigned anew"
+        assert after[1 - back]["assignments"] == before[1 - back]["assignments"], f"after the return of {names[back]}: {before} became {after}"
         before = after
     await send(sender, topic, numbered("both", 40, PARTITIONS))
     await all_read(stage, members, [f"both {number}" for number in range(40)])
