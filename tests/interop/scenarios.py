@@ -23,12 +23,12 @@ TOPIC_ALREADY_EXISTS = 36
 NON_EMPTY_GROUP = 68
 
 
-def numbered(prefix: str, count: int, partitions: int = 1) -> list[tuple[int, str, int]]:
-    """Records of a second each, in turns over the partitions."""
-    return [(number % partitions, f"{prefix} {number}", START_MS + 1000 * number) for number in range(count)]
+def numbered(prefix: str, count: int, partitions: int = 1) -> list[tuple[int, str, int | None]]:
+    """Records in turns over the partitions; the client says when they were made."""
+    return [(number % partitions, f"{prefix} {number}", None) for number in range(count)]
 
 
-async def send(driver: Driver, topic: str, records: list[tuple[int, str, int]], **how: Any) -> None:
+async def send(driver: Driver, topic: str, records: list[tuple[int, str, int | None]], **how: Any) -> None:
     """Produce, in the usual way but for *how*."""
     await driver("produce", topic=topic, records=records, **{"codec": "none", "acks": "all", "idempotent": False, **how})
 
@@ -44,7 +44,7 @@ async def compressed(stage: Stage, codec: str) -> None:
     assert stage.codecs(topic) == {codec}
     assert stage.values(topic) == [value for _, value, _ in records]
     read = await driver("read", topic=topic, partition=0, offset=0, count=50)
-    assert read == [[offset, value, time_ms] for offset, (_, value, time_ms) in enumerate(records)]
+    assert read == [[offset, value, time_ms] for offset, (value, time_ms) in enumerate(stage.stamped(topic))]
     [third] = await driver("read", topic=topic, partition=0, offset=3, count=1)
     assert third[:2] == [3, records[3][1]], "an offset inside a batch"
 
@@ -72,10 +72,20 @@ async def acknowledged(stage: Stage) -> None:
     assert values == [f"{acks} {number}" for acks in ("all", "1", "0") for number in range(10)]
 
 
+async def timed(stage: Stage) -> None:
+    """Records have the times that they are given."""
+    driver, topic = await stage.driver(), await stage.topic(1)
+    records = [(f"at {number}", START_MS + 1000 * number) for number in (3, 1, 2)]
+    await send(driver, topic, [(0, value, time_ms) for value, time_ms in records])
+    assert stage.stamped(topic) == records
+
+
 async def since(stage: Stage) -> None:
     """By time: the first record that was stamped then or later, between two as well, and inside a batch."""
     driver, topic = await stage.driver(), await stage.topic(1)
-    await send(driver, topic, numbered("at", 30))
+    with stage.log.producer(linger_ms=1000) as producer:
+        for number in range(30):
+            producer.send(topic, b"at %d" % number, timestamp=START_MS + 1000 * number)
     for time_ms, first in ((START_MS + 17_000, 17), (START_MS + 16_001, 17), (0, 0)):
         read = await driver("read_since", topic=topic, partition=0, time_ms=time_ms, count=2)
         assert [value for _, value, _ in read] == [f"at {first}", f"at {first + 1}"]
@@ -86,7 +96,7 @@ async def too_large(stage: Stage) -> None:
     driver, topic = await stage.driver(), await stage.topic(1)
     refused = None
     try:
-        await send(driver, topic, [(0, "x" * 10_000_000, START_MS)])
+        await send(driver, topic, [(0, "x" * 10_000_000, None)])
     except Refused as error:
         refused = error.code
     assert refused == MESSAGE_TOO_LARGE
@@ -215,17 +225,22 @@ async def come_back(stage: Stage) -> None:
 
 
 async def topics(stage: Stage) -> None:
-    """A topic is made, found, described and deleted; a second of the same name is refused."""
+    """A topic is made and deleted; a second of the same name is refused, and so is deleting it twice."""
     driver, topic = await stage.driver(), stage.name
     await driver("create_topic", topic=topic, partitions=3, config={"retention.ms": "86400000"})
-    assert topic in await driver("topics")
-    assert await driver("partitions", topic=topic) == 3
     info = stage.log.topic(topic)
     assert (info.partitions, info.settings.retention_ms) == (3, 86_400_000)
     assert await refusal(driver, "create_topic", topic=topic, partitions=3, config={}) == TOPIC_ALREADY_EXISTS
     await driver("delete_topic", topic=topic)
     assert topic not in stage.log.topics()
     assert await refusal(driver, "delete_topic", topic=topic) == UNKNOWN_TOPIC_OR_PARTITION
+
+
+async def described(stage: Stage) -> None:
+    """A topic that somebody else has made is listed, with its partitions."""
+    driver, topic = await stage.driver(), await stage.topic(3)
+    assert topic in await driver("topics")
+    assert await driver("partitions", topic=topic) == 3
 
 
 async def made_on_demand(stage: Stage) -> None:
@@ -319,6 +334,7 @@ SCENARIOS: dict[str, Scenario] = {
     **{f"produce, {codec}": partial(compressed, codec=codec) for codec in ("none", "gzip", "snappy", "lz4", "zstd")},
     "idempotent": idempotent,
     "acks all, 1, 0": acknowledged,
+    "times of records": timed,
     "seek by time": since,
     "10 MB refused": too_large,
     "members join and leave": come_and_go,
@@ -326,6 +342,7 @@ SCENARIOS: dict[str, Scenario] = {
     "static members": come_back,
     "committed offsets": go_on,
     "create, delete topics": topics,
+    "list, describe topics": described,
     "topics on demand": made_on_demand,
     "topic settings": settings,
     "more partitions": more_partitions,

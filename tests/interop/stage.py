@@ -98,7 +98,11 @@ class Stage:
 
     def values(self, topic: str) -> list[str]:
         """What is in the log, in the order of partitions and offsets."""
-        return [(record.value or b"").decode() for _, record in self.log.read(topic)]
+        return [value for value, _ in self.stamped(topic)]
+
+    def stamped(self, topic: str) -> list[tuple[str, int]]:
+        """The same with their times."""
+        return [((record.value or b"").decode(), record.timestamp) for _, record in self.log.read(topic)]
 
     async def committed(self, group: str) -> dict[int, int]:
         """The committed offset of each partition of the topic of this scenario."""
