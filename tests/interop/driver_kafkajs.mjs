@@ -79,6 +79,7 @@ const calls = {
     if (instance !== null) throw new HasNone('it has no group.instance.id')
     const consumer = kafka.consumer({ groupId: group, sessionTimeout: session_ms, heartbeatInterval: 200, maxWaitTimeInMs: 200 })
     const joined = { consumer, topic, assigned: [], assignments: 0, records: [] }
+    consumer.on(consumer.events.CRASH, ({ payload }) => console.error(payload.error, payload.restart))
     consumer.on(consumer.events.REBALANCING, () => (joined.assigned = []))
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
       joined.assigned = payload.memberAssignment[topic] ?? []

@@ -187,6 +187,16 @@ async def go_on(stage: Stage) -> None:
     await all_read(stage, [second], [f"new {number}" for number in range(40)])
 
 
+async def out_of_range(stage: Stage) -> None:
+    """A group whose committed offset is not there any more begins as it is set to."""
+    sender, topic = await stage.driver(), await stage.topic(PARTITIONS)
+    await send(sender, topic, numbered("there", 8, PARTITIONS))
+    await stage.commit(topic, {0: 50, 1: 1})
+    member = await join(stage, topic)
+    await all_read(stage, [member], [f"there {number}" for number in range(8) if number != 1])
+    await member("commit")
+
+
 async def die(stage: Stage) -> None:
     """A member is killed: when its session is over the other has its partitions, from what it had committed."""
     sender, topic = await stage.driver(), await stage.topic(PARTITIONS)
@@ -304,10 +314,11 @@ async def groups(stage: Stage) -> None:
 async def delete_group(stage: Stage) -> None:
     """A group is deleted with its offsets, but not while it has members."""
     driver, topic = await stage.driver(), await stage.topic(PARTITIONS)
-    await stage.commit(topic, {0: 5})
+    await stage.commit(topic, {0: 0})
     member = await join(stage, topic)
     await shared(stage, [member])
-    assert await refusal(driver, "delete_group", group=topic) == NON_EMPTY_GROUP
+    code = await refusal(driver, "delete_group", group=topic)
+    assert code == NON_EMPTY_GROUP, f"deleting a group that has members was answered with {code}"
     await member("leave")
     await driver("delete_group", group=topic)
     assert await stage.committed(topic) == {}
@@ -341,6 +352,7 @@ SCENARIOS: dict[str, Scenario] = {
     "a member is killed": die,
     "static members": come_back,
     "committed offsets": go_on,
+    "offset out of range": out_of_range,
     "create, delete topics": topics,
     "list, describe topics": described,
     "topics on demand": made_on_demand,
