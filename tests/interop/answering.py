@@ -14,7 +14,8 @@ The calls, alike in every driver:
     join(group, topic, instance, session_ms)             be a member, from the beginning of the topic on
     state()                                              assigned partitions, records read so far, how often assigned
     commit(), leave()                                    what was read so far; in good order, if it is a member
-    create_topic(topic, partitions, config), delete_topic(topic), topics(), partitions(topic), add_partitions(topic, total)
+    create_topic(topic, partitions, config), delete_topic(topic), topics(), partitions(topic),
+    add_partitions(topic, total)
     config(topic), alter_config(topic, config), ends(topic, partition)
     groups(), group(group), committed(group, topic), set_committed(group, topic, offsets), delete_group(group)
 """

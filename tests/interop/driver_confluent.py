@@ -152,7 +152,9 @@ class Driver:
         return {name: entry.value for name, entry in found.result(LIMIT_S).items()}
 
     def alter_config(self, topic: str, config: dict[str, str]) -> None:
-        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()]
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()
+        ]
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
         [done] = self.admin.incremental_alter_configs([resource]).values()
         done.result(LIMIT_S)
@@ -160,8 +162,8 @@ class Driver:
     def ends(self, topic: str, partition: int) -> list[int]:
         place = TopicPartition(topic, partition)
         ends = []
-        for at in (OffsetSpec.earliest(), OffsetSpec.latest()):
-            [found] = self.admin.list_offsets({place: at}).values()  # type: ignore[no-untyped-call]
+        for at in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
+            [found] = self.admin.list_offsets({place: at}).values()
             ends.append(found.result(LIMIT_S).offset)
         return ends
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tests.interop.answering import LIMIT_S, TURN_S, HasNone, Member, Refused, serve
@@ -52,7 +51,12 @@ class Driver:
         """A process for each partition, which is said on its command line."""
         if any(time_ms is not None for _, _, time_ms in records):
             raise HasNone("its records have the time at which they are sent")
-        settings = {"message_max_bytes": LARGE, "acks": acks, "linger_ms": 20, "enable_idempotence": str(idempotent).lower()}
+        settings = {
+            "message_max_bytes": LARGE,
+            "acks": acks,
+            "linger_ms": 20,
+            "enable_idempotence": str(idempotent).lower(),
+        }
         for partition in sorted({partition for partition, _, _ in records}):
             values = [value for number, value, _ in records if number == partition]
             command = self._command("-P", "-t", topic, "-p", str(partition), "-z", codec, **settings)
@@ -65,12 +69,14 @@ class Driver:
         return self._read(topic, partition, f"s@{time_ms}", count)
 
     def _read(self, topic: str, partition: int, place: str, count: int) -> list[Any]:
-        command = self._command("-C", "-q", "-t", topic, "-p", str(partition), "-o", place, "-c", str(count), "-f", FORMAT)
+        command = self._command(
+            "-C", "-q", "-t", topic, "-p", str(partition), "-o", place, "-c", str(count), "-f", FORMAT
+        )
         lines = [line.split(" ", 3) for line in self._run(command).splitlines()]
         return [(int(offset), value, int(time_ms)) for _, offset, time_ms, value in lines]
 
     def join(self, group: str, topic: str, instance: str | None, session_ms: int) -> None:
-        self.member, self.seen = Member(), (0, 0)
+        self.member = Member()
         static = {} if instance is None else {"group_instance_id": instance}
         command = self._command(
             *("-G", group, "-u", "-f", FORMAT),
@@ -81,7 +87,8 @@ class Driver:
             auto_commit_interval_ms=100,
             **static,
         )
-        self.out, self.said = tempfile.NamedTemporaryFile("w+"), tempfile.NamedTemporaryFile("w+")
+        # What it prints is kept nowhere that somebody would have to clean up.
+        self.out, self.said = os.memfd_create("out"), os.memfd_create("said")
         self.process = subprocess.Popen(
             command, env=kcat_environment(), stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.said
         )
@@ -89,11 +96,11 @@ class Driver:
     def state(self) -> dict[str, Any]:
         assert self.member is not None
         member = self.member = Member()
-        for line in Path(self.said.name).read_text().splitlines():
+        for line in text_of(self.said).splitlines():
             if found := ASSIGNED.match(line):
                 places = [] if found[1] == REVOKED else [int(number) for number in re.findall(r"\[(\d+)\]", found[2])]
                 member.assign(places)
-        for line in Path(self.out.name).read_text().splitlines():
+        for line in text_of(self.out).splitlines():
             partition, offset, _, value = line.split(" ", 3)
             member.records.append((int(partition), int(offset), value))
         return member.state()
@@ -104,7 +111,7 @@ class Driver:
             self.process.wait(TURN_S)
         except subprocess.TimeoutExpired:
             return
-        raise SystemExit(f"kcat ended: {Path(self.said.name).read_text()}")
+        raise SystemExit(f"kcat ended: {text_of(self.said)}")
 
     def commit(self) -> None:
         """It commits by itself, every tenth of a second."""
@@ -113,8 +120,8 @@ class Driver:
         if self.member is not None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(LIMIT_S)
-            self.out.close()
-            self.said.close()
+            os.close(self.out)
+            os.close(self.said)
             self.member = None
 
     def topics(self) -> list[str]:
@@ -129,6 +136,11 @@ class Driver:
 
     def __getattr__(self, call: str) -> Any:
         raise HasNone("it administers nothing")
+
+
+def text_of(descriptor: int) -> str:
+    """What has been written to a file so far."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The matrix of clients and scenarios: run all of them, print how each went, and write it down.
 
-    python -m tests.interop.matrix                                    all, and write MATRIX.md
-    python -m tests.interop.matrix kafkajs                            one client, and print
-    python -m tests.interop.matrix kafkajs "static members" ...       and some of the scenarios
+python -m tests.interop.matrix                                    all, and write MATRIX.md
+python -m tests.interop.matrix kafkajs                            one client, and print
+python -m tests.interop.matrix kafkajs "static members" ...       and some of the scenarios
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PLACE = Path(__file__).parent / "MATRIX.md"
 HEAD = """\
 # Kafka's clients and the broker
 
-What each client does with `framework broker`, each in a process of its own. *none*: the client has nothing that does it, see
-below the table. Written by `python -m tests.interop.matrix`; `make test` runs the same and compares.
+What each client does with `framework broker`, each in a process of its own. *none*: the client has nothing that does
+it, see below the table. Written by `python -m tests.interop.matrix`; `make test` runs the same and compares.
 """
 
 
@@ -54,8 +54,7 @@ def written(found: dict[str, dict[str, Outcome]]) -> str:
     names = list(found)
     lines = [HEAD, f"| | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
     lines.append(f"| version | {' | '.join(CLIENTS[name].version() for name in names)} |")
-    for scenario in SCENARIOS:
-        lines.append(f"| {scenario} | {' | '.join(found[name][scenario].word for name in names)} |")
+    lines += [f"| {scenario} | {' | '.join(found[name][scenario].word for name in names)} |" for scenario in SCENARIOS]
     lines.append("")
     for name in names:
         gaps: dict[str, list[str]] = {}
@@ -68,7 +67,11 @@ def written(found: dict[str, dict[str, Outcome]]) -> str:
 
 def read(path: Path) -> dict[str, dict[str, str]]:
     """The words of a matrix that was written: by client, by scenario."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in path.read_text().splitlines() if line[:1] == "|"]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in path.read_text().splitlines()
+        if line[:1] == "|"
+    ]
     [head, _, _, *scenarios] = rows
     return {name: {row[0]: row[number] for row in scenarios} for number, name in enumerate(head) if name}
 

@@ -30,7 +30,9 @@ def numbered(prefix: str, count: int, partitions: int = 1) -> list[tuple[int, st
 
 async def send(driver: Driver, topic: str, records: list[tuple[int, str, int | None]], **how: Any) -> None:
     """Produce, in the usual way but for *how*."""
-    await driver("produce", topic=topic, records=records, **{"codec": "none", "acks": "all", "idempotent": False, **how})
+    await driver(
+        "produce", topic=topic, records=records, **{"codec": "none", "acks": "all", "idempotent": False, **how}
+    )
 
 
 # Records.
@@ -225,7 +227,9 @@ async def come_back(stage: Stage) -> None:
         members[back] = await join(stage, topic, names[back])
         after = await shared(stage, members)
         assert [state["assigned"] for state in after] == [state["assigned"] for state in before]
-        assert after[1 - back]["assignments"] == before[1 - back]["assignments"], f"after the return of {names[back]}: {before} became {after}"
+        assert after[1 - back]["assignments"] == before[1 - back]["assignments"], (
+            f"after the return of {names[back]}: {before} became {after}"
+        )
         before = after
     await send(sender, topic, numbered("both", 40, PARTITIONS))
     await all_read(stage, members, [f"both {number}" for number in range(40)])

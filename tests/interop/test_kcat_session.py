@@ -52,9 +52,7 @@ def typed(line: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_kcat_in_another_terminal_shows_what_the_readme_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kcat_in_another_terminal_shows_what_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := CLIENTS["kcat"].missing():
         pytest.skip(reason)
     for name in [name for name in os.environ if name.startswith("FRAMEWORK_")]:
