@@ -11,7 +11,7 @@ The calls, alike in every driver:
     produce(topic, records, codec, acks, idempotent)     records are [partition, value, time in ms or null]
     read(topic, partition, offset, count)                gives [offset, value, time]
     read_since(topic, partition, time_ms, count)         the same, from the first record of that time or later
-    join(group, topic, instance, session_ms)             be a member, from the beginning of the topic on
+    join(group, topic, instance, session_ms, cooperative)             be a member, from the beginning of the topic on
     state()                                              assigned partitions, records read so far, how often assigned
     commit(), leave()                                    what was read so far; in good order, if it is a member
     create_topic(topic, partitions, config), delete_topic(topic), topics(), partitions(topic),

@@ -67,7 +67,9 @@ class Driver:
         records = [await consumer.getone() for _ in range(count)]
         return [(record.offset, record.value.decode(), record.timestamp) for record in records]
 
-    async def join(self, group: str, topic: str, instance: str | None, session_ms: int) -> None:
+    async def join(self, group: str, topic: str, instance: str | None, session_ms: int, cooperative: bool) -> None:
+        if cooperative:
+            raise HasNone("its members give up all partitions when one comes or goes")
         self.member = member = Member()
         self.consumer = AIOKafkaConsumer(
             bootstrap_servers=self.address,

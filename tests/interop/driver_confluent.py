@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -86,10 +85,9 @@ class Driver:
                 raise KafkaException(error)
         return [(record.offset(), (record.value() or b"").decode(), record.timestamp()[1]) for record in records]
 
-    def join(self, group: str, topic: str, instance: str | None, session_ms: int) -> None:
+    def join(self, group: str, topic: str, instance: str | None, session_ms: int, cooperative: bool) -> None:
         self.member = Member()
         static = {} if instance is None else {"group.instance.id": instance}
-        cooperative = {"partition.assignment.strategy": os.environ["STRATEGY"]} if "STRATEGY" in os.environ else {}
         self.consumer = Consumer(
             {
                 "bootstrap.servers": self.address,
@@ -98,8 +96,8 @@ class Driver:
                 "heartbeat.interval.ms": 200,
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
+                "partition.assignment.strategy": "cooperative-sticky" if cooperative else "range,roundrobin",
                 **static,
-                **cooperative,
             }
         )
 

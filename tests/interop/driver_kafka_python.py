@@ -16,6 +16,8 @@ from kafka import (
     TopicPartition,
 )
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
 
 from tests.interop.answering import LIMIT_S, Member, serve
@@ -30,10 +32,10 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self.member = member
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        self.member.assigned = []
+        self.member.assigned = sorted({*self.member.assigned} - {place.partition for place in revoked})
 
     def on_partitions_assigned(self, assigned: Any) -> None:
-        self.member.assign([place.partition for place in assigned])
+        self.member.assign(list({*self.member.assigned} | {place.partition for place in assigned}))
 
 
 class Driver:
@@ -86,7 +88,7 @@ class Driver:
             records += more
         return [(record.offset, record.value.decode(), record.timestamp) for record in records]
 
-    def join(self, group: str, topic: str, instance: str | None, session_ms: int) -> None:
+    def join(self, group: str, topic: str, instance: str | None, session_ms: int, cooperative: bool) -> None:
         self.member = Member()
         self.consumer = KafkaConsumer(
             bootstrap_servers=self.address,
@@ -96,6 +98,7 @@ class Driver:
             heartbeat_interval_ms=200,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
+            partition_assignment_strategy=[CooperativeStickyAssignor] if cooperative else [RangePartitionAssignor],
         )
         self.consumer.subscribe([topic], listener=Listener(self.member))
 

@@ -75,8 +75,9 @@ const calls = {
     return readFrom(topic, partition, Number(found.find((each) => each.partition === partition).offset), count)
   },
 
-  async join({ group, topic, instance, session_ms }) {
+  async join({ group, topic, instance, session_ms, cooperative }) {
     if (instance !== null) throw new HasNone('it has no group.instance.id')
+    if (cooperative) throw new HasNone('its members give up all partitions when one comes or goes')
     const consumer = kafka.consumer({ groupId: group, sessionTimeout: session_ms, heartbeatInterval: 200, maxWaitTimeInMs: 200 })
     const joined = { consumer, topic, assigned: [], assignments: 0, records: [] }
     consumer.on(consumer.events.CRASH, ({ payload }) => console.error(payload.error, payload.restart))

@@ -17,8 +17,7 @@ from tests.interop.install import KCAT
 LARGE = 64 << 20
 FORMAT = "%p %o %T %s\\n"
 TOO_LARGE = "Broker: Message size too large"
-ASSIGNED = re.compile(r"% Group .* rebalanced .*: (assigned|revoked): ?(.*)")
-REVOKED = "revoked"
+REBALANCED = re.compile(r"% Group .* rebalanced.*?(assign|revoke).*?((?: ?\S+ \[\d+\],?)*)$")
 
 
 class Driver:
@@ -75,7 +74,7 @@ class Driver:
         lines = [line.split(" ", 3) for line in self._run(command).splitlines()]
         return [(int(offset), value, int(time_ms)) for _, offset, time_ms, value in lines]
 
-    def join(self, group: str, topic: str, instance: str | None, session_ms: int) -> None:
+    def join(self, group: str, topic: str, instance: str | None, session_ms: int, cooperative: bool) -> None:
         self.member = Member()
         static = {} if instance is None else {"group_instance_id": instance}
         command = self._command(
@@ -85,6 +84,7 @@ class Driver:
             heartbeat_interval_ms=200,
             auto_offset_reset="earliest",
             auto_commit_interval_ms=100,
+            partition_assignment_strategy="cooperative-sticky" if cooperative else "range,roundrobin",
             **static,
         )
         # What it prints is kept nowhere that somebody would have to clean up.
@@ -97,9 +97,10 @@ class Driver:
         assert self.member is not None
         member = self.member = Member()
         for line in text_of(self.said).splitlines():
-            if found := ASSIGNED.match(line):
-                places = [] if found[1] == REVOKED else [int(number) for number in re.findall(r"\[(\d+)\]", found[2])]
-                member.assign(places)
+            if found := REBALANCED.match(line):
+                changed = {int(number) for number in re.findall(r"\[(\d+)\]", found[2])}
+                have = set(member.assigned)
+                member.assign(list(have - changed if found[1] == "revoke" else have | changed))
         for line in text_of(self.out).splitlines():
             partition, offset, _, value = line.split(" ", 3)
             member.records.append((int(partition), int(offset), value))

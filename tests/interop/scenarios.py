@@ -109,10 +109,17 @@ async def too_large(stage: Stage) -> None:
 # Groups.
 
 
-async def join(stage: Stage, topic: str, instance: str | None = None, session_ms: int = LONG_SESSION_MS) -> Driver:
+async def join(
+    stage: Stage,
+    topic: str,
+    instance: str | None = None,
+    *,
+    session_ms: int = LONG_SESSION_MS,
+    cooperative: bool = False,
+) -> Driver:
     """A new member of the group that is named as the topic."""
     driver = await stage.driver()
-    await driver("join", group=topic, topic=topic, instance=instance, session_ms=session_ms)
+    await driver("join", group=topic, topic=topic, instance=instance, session_ms=session_ms, cooperative=cooperative)
     return driver
 
 
@@ -174,6 +181,29 @@ async def come_and_go(stage: Stage) -> None:
     await send(sender, topic, numbered("alone", 40, PARTITIONS))
     alone = [f"alone {number}" for number in range(40)]
     await all_read(stage, [first], [*(value for _, _, value in before["records"]), *alone])
+
+
+async def cooperate(stage: Stage) -> None:
+    """A member comes and goes, and the other keeps its share meanwhile: nothing is read twice, though nobody commits."""
+    sender, topic = await stage.driver(), await stage.topic(PARTITIONS)
+    first = await join(stage, topic, cooperative=True)
+    await shared(stage, [first])
+    second = await join(stage, topic, cooperative=True)
+    [before, _] = await shared(stage, [first, second])
+    await send(sender, topic, numbered("both", 40, PARTITIONS))
+    await all_read(stage, [first, second], [f"both {number}" for number in range(40)])
+    await second("leave")
+    [after] = await shared(stage, [first])
+    await send(sender, topic, numbered("alone", 40, PARTITIONS))
+
+    async def look() -> tuple[bool, list[Any]]:
+        [state] = await states([first])
+        kept = [value for number, _, value in state["records"] if number in before["assigned"]]
+        return len(kept) >= 2 * 20, kept
+
+    kept = await stage.until("all of the partitions that it kept", look)
+    assert len(set(kept)) == len(kept), "what it had read of a partition that it kept was read again"
+    assert set(before["assigned"]) < set(after["assigned"])
 
 
 async def go_on(stage: Stage) -> None:
@@ -353,6 +383,7 @@ SCENARIOS: dict[str, Scenario] = {
     "seek by time": since,
     "10 MB refused": too_large,
     "members join and leave": come_and_go,
+    "cooperative members": cooperate,
     "a member is killed": die,
     "static members": come_back,
     "committed offsets": go_on,
