@@ -184,7 +184,7 @@ async def come_and_go(stage: Stage) -> None:
 
 
 async def cooperate(stage: Stage) -> None:
-    """A member comes and goes, and the other keeps its share meanwhile: nothing is read twice, though nobody commits."""
+    """A member comes and goes, and the other keeps its share meanwhile: nothing is read twice, with no commit."""
     sender, topic = await stage.driver(), await stage.topic(PARTITIONS)
     first = await join(stage, topic, cooperative=True)
     await shared(stage, [first])
