@@ -23,7 +23,7 @@ from kafka.errors import KafkaError
 from tests.interop.answering import LIMIT_S, Member, serve
 
 LARGE = 64 << 20
-TURN_MS = 300
+TURN_MS = 1000
 """An assignment that comes after the end of a poll is lost to this client, which then has no partitions."""
 
 
