@@ -82,6 +82,7 @@ $(CRONITER_5): | $(BIN)/python
 	$(PIP) install --target .venv/croniter-5 'croniter>=5,<6' python-dateutil pytz
 	@touch $@
 
-# Clients of the broker that are no Python packages. Where npm or apt is missing there is a line and no stamp, and their tests are skipped.
+# Clients of the broker that are no Python packages. Where npm or apt is missing there is a line and no stamp, and the
+# tests of that client are skipped; in CI it is an error.
 $(CLIENTS): .venv/%.stamp: tests/interop/install.py | $(BIN)/python
 	$(BIN)/python -m tests.interop.install $*
