@@ -85,32 +85,37 @@ class OffsetHandlers:
         self._coordinator, self._foreign = coordinator, foreign
 
     def commit(self, context: Context, version: int, body: OffsetCommitRequest) -> Answer:
-        """Remember how far a group has read, where it may."""
+        """Remember how far a group has read, where it may; an offset below zero says that it has read nothing."""
         refusal = self._coordinator.check_commit(body)
         if refusal is Code.NONE and self._is_foreign(body.group_id):
             refusal = Code.GROUP_AUTHORIZATION_FAILED
         now_ms = self._log.clock.now_ms()
         codes: Codes = []
         offsets: dict[Place, Committed] = {}
+        forgotten: list[Place] = []
         for topic in body.topics:
             info = self._topic(topic.name)
             parts = []
             for part in topic.partitions:
                 code = refusal or self._check(info, part)
                 parts.append((part.index, code))
-                if code is Code.NONE and info is not None:
+                if code is Code.NONE and info is not None and part.committed_offset < 0:
+                    # kafkajs begins anew in this way where its committed offset is gone, and ends if it is refused.
+                    forgotten.append((info.id, part.index))
+                elif code is Code.NONE and info is not None:
                     metadata = part.committed_metadata or ""
                     committed = Committed(part.committed_offset, part.committed_leader_epoch, metadata, now_ms)
                     offsets[info.id, part.index] = committed
             codes.append((topic.name, parts))
-        if not offsets:
-            return _committed(codes, Code.NONE)
+        done = [self._offsets.delete(body.group_id, forgotten)] if forgotten else []
         try:
-            done = self._offsets.commit(body.group_id, offsets)
+            done += [self._offsets.commit(body.group_id, offsets)] if offsets else []
         except TooManyGroups as error:
             logger.warning("%s", error)
             return _committed(codes, Code.GROUP_MAX_SIZE_REACHED)
-        return answered(done, partial(_committed, codes))
+        if len(done) > 1:
+            return self._all_committed(done, codes)
+        return answered(done[0], partial(_committed, codes)) if done else _committed(codes, Code.NONE)
 
     async def fetch(self, context: Context, version: int, body: OffsetFetchRequest) -> OffsetFetchResponse:
         """How far groups have read."""
@@ -152,12 +157,21 @@ class OffsetHandlers:
 
     # How it is done.
 
+    async def _all_committed(self, done: Sequence[Future[None]], codes: Codes) -> OffsetCommitResponse:
+        end = Code.NONE
+        for each in done:
+            try:
+                await settled(each)
+            except Error:
+                end = Code.COORDINATOR_NOT_AVAILABLE
+        return _committed(codes, end)
+
     def _check(self, info: TopicInfo | None, part: CommitPartition) -> Code:
         if info is None or not 0 <= part.index < info.partitions:
             return Code.UNKNOWN_TOPIC_OR_PARTITION
         if len((part.committed_metadata or "").encode()) > self._settings.offset_metadata_max_bytes:
             return Code.OFFSET_METADATA_TOO_LARGE
-        return Code.NONE if part.committed_offset >= 0 else Code.OFFSET_OUT_OF_RANGE
+        return Code.NONE
 
     def _fetched(self, asked: OffsetFetchGroup, foreign: ForeignGroup | None, version: int) -> OffsetFetchedGroup:
         try:

@@ -53,7 +53,7 @@ AS_USUAL = -1
 
 def metadata(context: Context, version: int, body: MetadataRequest) -> MetadataResponse | Awaitable[MetadataResponse]:
     """Which topics there are; those that are not are made, if the client and the broker want that."""
-    node, names = context.node, [topic.name for topic in body.topics or () if topic.name is not None]
+    node, names = context.node, [key for key in map(_key, body.topics or ()) if isinstance(key, str)]
     topics = node.log.topics()
     missing = [name for name in dict.fromkeys(names) if name not in topics]
     if body.topics is None or (version == 0 and not body.topics):
@@ -98,16 +98,24 @@ def _metadata(node: Node, topics: Sequence[TopicMetadata]) -> MetadataResponse:
 def _asked_topics(node: Node, asked: Sequence[MetadataRequestTopic], failed: Mapping[str, Code]) -> list[TopicMetadata]:
     """Each topic once, however often it is asked for: a small request for a large topic would be a huge answer."""
     topics = node.log.topics()
-    by_id = {_id_of(info): info for info in topics.values()} if any(each.name is None for each in asked) else {}
+    keys = dict.fromkeys(map(_key, asked))
+    by_id = {_id_of(info): info for info in topics.values()} if any(isinstance(key, bytes) for key in keys) else {}
     found = []
-    for each in {each.topic_id if each.name is None else each.name: each for each in asked}.values():
-        info = by_id.get(each.topic_id) if each.name is None else topics.get(each.name)
+    for key in keys:
+        name, topic_id = (key, NO_UUID) if isinstance(key, str) else (None, key)
+        info = by_id.get(topic_id) if name is None else topics.get(name)
         if info is not None:
             found.append(_topic_metadata(node, info))
         else:
-            code = _why_missing(each.name, failed)
-            found.append(TopicMetadata(error_code=code, name=each.name, topic_id=each.topic_id))
+            found.append(TopicMetadata(error_code=_why_missing(name, failed), name=name, topic_id=topic_id))
     return found
+
+
+def _key(asked: MetadataRequestTopic) -> str | bytes:
+    """The name of a topic that is asked about, or its id: beside that, Java's client leaves the name empty."""
+    if asked.name is None or (not asked.name and asked.topic_id != NO_UUID):
+        return asked.topic_id
+    return asked.name
 
 
 def _why_missing(name: str | None, failed: Mapping[str, Code]) -> Code:

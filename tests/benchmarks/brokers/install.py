@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
 import tomllib
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from tests.debian import Failed, run, unpack
 
 ROOT = Path(__file__).parents[3]
 PLACE = Path(os.environ.get("BENCH_BROKER_PEERS", ROOT / ".venv" / "broker-peers"))
@@ -24,10 +24,6 @@ UNPACKED = PLACE / "debian"
 DEBIAN = ["redis-server", "rabbitmq-server"]
 ERLANG = "/usr/lib/erlang"
 """Where Erlang's start script believes that it lies."""
-
-
-class Failed(Exception):
-    """A command did not do what it should; its last words."""
 
 
 def main() -> None:
@@ -62,33 +58,10 @@ def from_debian(package: str) -> None:
     Raises:
         Failed: There is no apt here, or it does not have the package.
     """
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise Failed(f"{tool} is not here: the package is taken from Debian's archive")
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "partial").mkdir()
-        # It only downloads, into a directory of ours: it needs neither rights nor the lock of the system's packages.
-        options = ["Debug::NoLocking=1", f"Dir::Cache::archives={directory}", "APT::Sandbox::User="]
-        apt = ["apt-get", *(f"-o{option}" for option in options), "--yes", "--no-install-recommends"]
-        run([*apt, "--reinstall", "--download-only", "install", package])
-        UNPACKED.mkdir(parents=True, exist_ok=True)
-        for archive in Path(directory).glob("*.deb"):
-            run(["dpkg-deb", "--extract", str(archive), str(UNPACKED)])
+    unpack(package, UNPACKED)
     start = UNPACKED / ERLANG[1:] / "bin" / "erl"
     if start.exists():
         start.write_text(start.read_text().replace(f"={ERLANG}\n", f"='{UNPACKED}{ERLANG}'\n"))
-
-
-def run(command: Sequence[str]) -> None:
-    """Run *command*, quietly.
-
-    Raises:
-        Failed: It ended with an error.
-    """
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        lines = done.stdout.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise Failed(f"{command[0].rpartition('/')[2]}: {lines[-1]}")
 
 
 if __name__ == "__main__":

@@ -86,14 +86,24 @@ async def test_metadata_of_null_is_empty(office: Office) -> None:
 
 
 async def test_each_partition_of_a_commit_has_its_own_code(office: Office) -> None:
-    codes = await office.codes(("flights", 0, 1), ("flights", 2, 1), ("gates", 0, 1), ("flights", 1, -1))
+    codes = await office.codes(("flights", 0, 1), ("flights", 2, 1), ("gates", 0, 1), ("flights", -1, 1))
     unknown = Code.UNKNOWN_TOPIC_OR_PARTITION
-    assert codes == [Code.NONE, unknown, unknown, Code.OFFSET_OUT_OF_RANGE]
+    assert codes == [Code.NONE, unknown, unknown, unknown]
     assert await office.fetched() == {("flights", 0): 1}
     too_large = [Code.OFFSET_METADATA_TOO_LARGE]
     assert await office.codes(("flights", 0, 2), metadata="x" * 4_097) == too_large
     assert await office.codes(("flights", 0, 2), metadata="é" * 2_049) == too_large
     assert await office.codes(("flights", 0, 2), metadata="é" * 2_048) == [Code.NONE]
+
+
+@pytest.mark.parametrize("below", [-1, -2])
+async def test_an_offset_below_zero_forgets_what_was_committed(office: Office, below: int) -> None:
+    await office.codes(("flights", 0, 5), ("flights", 1, 6))
+    assert await office.codes(("flights", 0, below), ("flights", 1, 7)) == [Code.NONE] * 2
+    assert await office.fetched() == {("flights", 1): 7}
+    assert await office.codes(("flights", 1, below)) == [Code.NONE]
+    assert await office.fetched() == {}
+    assert await office.codes(("gates", 0, below)) == [Code.UNKNOWN_TOPIC_OR_PARTITION]
 
 
 async def test_a_commit_is_answered_when_it_is_durable_and_holds_up_nobody(log: Log, clock: StillClock) -> None:

@@ -104,9 +104,11 @@ async def test_one_request_makes_so_many_topics_and_not_more(log: Log, client: R
     assert [found[name].error_code for name in names] == [0] * 7
 
 
-async def test_a_topic_is_found_by_its_id(log: Log, client: RawClient) -> None:
+@pytest.mark.parametrize("name", [None, ""])
+async def test_a_topic_is_found_by_its_id(log: Log, client: RawClient, name: str | None) -> None:
+    """Java's client leaves the name empty, and does not mean a topic of no name."""
     ids = [bytes.fromhex(log.topic("flights").id), b"?" * 16]
-    topics = [MetadataRequestTopic(topic_id=topic_id, name=None) for topic_id in ids]
+    topics = [MetadataRequestTopic(topic_id=topic_id, name=name) for topic_id in ids]
     response = await client.ask("Metadata", 12, MetadataRequest(topics=topics))
     assert [(t.name, t.topic_id, t.error_code) for t in response.topics] == [
         ("flights", ids[0], 0),
