@@ -31,7 +31,7 @@ from tests.faults.client_wire import Wire
 from tests.faults.log_stream import Violation
 from tests.log.conftest import ROOT, TIMEOUT_S, readable
 
-CALM_S, STOP_S, TOGETHER_S = (0.3, 2.5), (0.05, 0.6), 90.0
+CALM_S, STOP_S, TOGETHER_S = (0.1, 1.5), (0.05, 0.6), 90.0
 """Between two troubles; how long a broker stands still; how long all may take to come to their end."""
 PORTS = range(20_000, 32_000)
 """Below those that the system gives to clients: none of them takes that of a broker which is away."""
@@ -42,7 +42,7 @@ READERS = ["wire_reader", "librdkafka_static_member", "aiokafka_member"]
 MORE = [["log_sender", "log_reader"], ["aiokafka_idempotent_sender", "librdkafka_member"]]
 """Who comes beside them, round by round."""
 WORKER = "tests/faults/copying_app.py"
-WEIGHTS = {"kill": 5, "stop": 2, "client": 2, "worker": 1}
+WEIGHTS = {"kill": 7, "stop": 2, "client": 2, "worker": 1}
 
 
 class Process:

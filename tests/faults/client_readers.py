@@ -29,6 +29,7 @@ def wire_reader(client: Client) -> None:
     while not client.stopped():
         key = draw.choice(client.keys)
         try:
+            wire.connect()
             if draw.random() < OTHER_PLACE:
                 session += 1
                 offsets = {each: draw.randint(0, offset) for each, offset in offsets.items()}

@@ -200,6 +200,7 @@ class WireSender:
 
     def _start(self) -> None:
         """A producer id, if there is none; and again, in their order, whatever was not acknowledged."""
+        self._wire.connect()
         if self._idempotent and self._producer_id < 0:
             body = InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=60_000)
             self._producer_id = self._wire.ask("InitProducerId", 4, body).producer_id

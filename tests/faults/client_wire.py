@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -13,7 +14,7 @@ from framework.log.broker.table_groups import OffsetFetchGroup, OffsetFetchReque
 from framework.log.broker.table_records import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from tests.log.broker.client import BY_NAME
 
-ANSWER_S, LATEST = 30.0, -1
+ANSWER_S, AWAY_S, LATEST = 30.0, 0.05, -1
 FETCH_VERSION, PRODUCE_VERSION, LIST_VERSION, COMMITTED_VERSION = 12, 9, 8, 8
 
 
@@ -31,9 +32,13 @@ class Wire:
         self._socket: socket.socket | None = None
 
     def connect(self) -> None:
-        """A connection, if there is none."""
+        """A connection, if there is none; where nobody listens it is an error some time later."""
         if self._socket is None:
-            self._socket = socket.create_connection(self._address, ANSWER_S)
+            try:
+                self._socket = socket.create_connection(self._address, ANSWER_S)
+            except OSError:
+                select.select([], [], [], AWAY_S)
+                raise
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._file = self._socket.makefile("rb")
 
