@@ -19,12 +19,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from framework.log import Log, TopicSettings
-from tests.faults.client_history import IDEMPOTENT, Key, Operation, read_histories, stored
+from tests.faults.client_history import IDEMPOTENT, NEVER, Key, Operation, read_histories, stored
 from tests.faults.client_judge import check
 from tests.faults.client_readers import GROUP
 from tests.faults.client_wire import Wire
@@ -98,12 +99,21 @@ class Round:
             each.mkdir(parents=True)
         self.counts, self._runs = Counter[str](), Counter[str]()
         self._clients: dict[str, Process] = {}
+        self._broker: Process | None = None
         self._worker: Process | None = None
         self._has_worker = seed % 2 == 0
         self._nothing = os.pipe()
 
     def __enter__(self) -> Round:
         """Start everybody."""
+        try:
+            self._start_all()
+        except BaseException:
+            self._kill_all()
+            raise
+        return self
+
+    def _start_all(self) -> None:
         with Log(self._data, create=True) as log:
             for name, count in TOPICS.items():
                 log.create_topic(name, count, TopicSettings(segment_bytes=1 << 20))
@@ -117,10 +127,13 @@ class Round:
         if self._has_worker:
             self._start("asking_sender")
             self._start_worker()
-        return self
+        self._wait_for_clients()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Leave nothing behind."""
+        self._kill_all()
+
+    def _kill_all(self) -> None:
         for process in self._all():
             process.kill()
         for end in self._nothing:
@@ -144,6 +157,7 @@ class Round:
 
     def finish(self) -> None:
         """Senders come to their end, then the worker, then the group; then the broker is killed once more."""
+        self._wait_for_clients()
         senders = [name for name in self._clients if "sender" in name]
         self._end(senders)
         if self._worker is not None:
@@ -153,20 +167,27 @@ class Round:
                 raise Violation("worker", f"it ended with {code}: {self._worker.said()}")
         self._wait_for_group()
         self._end(list(self._clients))
+        assert self._broker is not None
         self._broker.kill()
 
-    def judge(self) -> Counter[str]:
-        """Hold the histories against the log; how much there was."""
+    def judge_now(self) -> None:
+        """End everybody, as they are, and judge what there is so far."""
+        self._kill_all()
+        self.judge(groups=[])
+
+    def judge(self, groups: Iterable[str] = (GROUP,)) -> Counter[str]:
+        """Hold the histories against the log; how much there was. *groups* have come to the end."""
         topics = [*TOPICS, *(("asked", "copies") if self._has_worker else ())]
         with Log(self._data) as log:
             there = stored(log, topics)
         operations = read_histories(self._histories)
         if self._has_worker:
-            operations += copies(len(there["asked", 0]))
-        return check(operations, there, groups=[GROUP]) + self.counts
+            operations += copies(len(there["asked", 0]) if groups else len(there["copies", 0]))
+        return check(operations, there, groups=groups) + self.counts
 
     def kill_broker(self) -> None:
         """SIGKILL, and it comes again."""
+        assert self._broker is not None
         self._broker.kill()
         self._start_broker()
         self.counts["kills of the broker"] += 1
@@ -191,6 +212,7 @@ class Round:
         return True
 
     def _stop_broker(self) -> None:
+        assert self._broker is not None
         self._broker.signal(signal.SIGSTOP)
         self._rest(self._draw.uniform(*STOP_S))
         self._broker.signal(signal.SIGCONT)
@@ -225,7 +247,7 @@ class Round:
                 raise Violation("no crash", f"{process.path.name} has ended: {process.said()}")
 
     def _all(self) -> list[Process]:
-        return [*self._clients.values(), self._broker, *([self._worker] if self._worker is not None else [])]
+        return [*self._clients.values(), *(each for each in (self._broker, self._worker) if each is not None)]
 
     def _end(self, kinds: list[str]) -> None:
         ending = [self._clients.pop(kind) for kind in kinds]
@@ -236,6 +258,19 @@ class Round:
             for process in ending:
                 if (code := process.wait(TOGETHER_S)) != 0:
                     raise Violation("no crash", f"{process.path.name} ended with {code}: {process.said()}")
+
+    def _wait_for_clients(self) -> None:
+        """Until each has something in its history."""
+        until = time.monotonic() + TOGETHER_S
+        while missing := [kind for kind in self._clients if not self._has_begun(kind)]:
+            if time.monotonic() > until:
+                raise Violation("no hang", f"{missing} did nothing in {TOGETHER_S:.0f} s")
+            self._check_alive()
+            self._rest(0.02)
+
+    def _has_begun(self, kind: str) -> bool:
+        path = self._histories / f"{kind}-{self._runs[kind] - 1}"
+        return path.exists() and path.read_bytes().count(b'["ok"') > 1
 
     def _wait_for_group(self) -> None:
         """Until the group has committed all that is there."""
@@ -254,10 +289,11 @@ class Round:
 
 def copies(count: int) -> list[Operation]:
     """What the agent of `copying_app` sends for so many records that it has read, exactly once each."""
-    done = [Operation("worker", "producer", ["copy", IDEMPOTENT], 0, 0, "ok", [])]
-    for number in range(count):
-        done.append(Operation("worker", "send", ["copies", 0, "copy", number], 0, 1 << 63, "ok", [None]))
-    return done
+    producer = Operation("worker", "producer", ["copy", IDEMPOTENT], 0, 0, "ok", [])
+    sends = [
+        Operation("worker", "send", ["copies", 0, "copy", number], 0, NEVER, "ok", [None]) for number in range(count)
+    ]
+    return [producer, *sends]
 
 
 def free_port(draw: random.Random) -> int:

@@ -1,4 +1,6 @@
-"""One client of a broker as a process: `python -m tests.faults.client_apps KIND WHO ADDRESS DIRECTORY HISTORIES SEED KEYS`.
+"""One client of a broker as a process.
+
+    python -m tests.faults.client_apps KIND WHO ADDRESS DIRECTORY HISTORIES SEED KEYS
 
 It writes its history into the file WHO of the folder HISTORIES, and ends well some time after SIGTERM.
 """

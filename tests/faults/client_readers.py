@@ -140,7 +140,7 @@ class Ways:
 
 def librdkafka_member(client: Client, **options: object) -> None:
     """A member of librdkafka, which commits and waits for it, now and then and when it loses partitions."""
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
+    from confluent_kafka import Consumer
 
     draw, ways = client.draw(), Ways(client)
     consumer = Consumer(
@@ -163,23 +163,8 @@ def librdkafka_member(client: Client, **options: object) -> None:
     def keys(partitions: list[Any]) -> list[Key]:
         return [(each.topic, each.partition) for each in partitions]
 
-    def commit() -> None:
-        commits = ways.commits()
-        offsets = [TopicPartition(*key, offset) for key, (_, offset) in commits.items()]
-        if not offsets:
-            return
-        try:
-            errors = {(each.topic, each.partition): each.error for each in consumer.commit(offsets=offsets, asynchronous=False)}
-        except KafkaException as error:
-            errors = dict.fromkeys(commits, error)
-        for key, (operation, _) in commits.items():
-            if errors.get(key, "no answer") is None:
-                client.recorder.ok(operation)
-            else:
-                client.recorder.unknown(operation, errors.get(key))
-
     def revoked(_: object, partitions: list[Any]) -> None:
-        commit()
+        _librdkafka_commit(client, consumer, ways)
         ways.revoked(keys(partitions))
 
     consumer.subscribe(
@@ -190,18 +175,39 @@ def librdkafka_member(client: Client, **options: object) -> None:
     )
     read = 0
     while not client.stopped():
-        record = consumer.poll(POLL_S)
+        record: Any = consumer.poll(POLL_S)
         if record is not None and record.error() is None:
             ways.read((record.topic(), record.partition()), record.offset(), record.value())
             read += 1
         if record is None or read >= AT_ONCE:
             read = 0
             if draw.random() < COMMIT or record is None:
-                commit()
+                _librdkafka_commit(client, consumer, ways)
             else:
                 ways.write_down()
-    commit()
+    _librdkafka_commit(client, consumer, ways)
     consumer.close()
+
+
+def _librdkafka_commit(client: Client, consumer: Any, ways: Ways) -> None:
+    """Commit what has been read, and wait for the answer."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    commits = ways.commits()
+    if not commits:
+        return
+    offsets = [TopicPartition(*key, offset) for key, (_, offset) in commits.items()]
+    errors: dict[Key, object] = {}
+    try:
+        for each in consumer.commit(offsets=offsets, asynchronous=False):
+            errors[each.topic, each.partition] = each.error
+    except KafkaException as error:
+        errors = dict.fromkeys(commits, error)
+    for key, (operation, _) in commits.items():
+        if errors.get(key, "no answer") is None:
+            client.recorder.ok(operation)
+        else:
+            client.recorder.unknown(operation, errors.get(key))
 
 
 def librdkafka_static_member(client: Client) -> None:
@@ -215,7 +221,7 @@ def aiokafka_member(client: Client) -> None:
 
 
 async def _aiokafka_member(client: Client) -> None:
-    from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+    from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
     from aiokafka.coordinator.assignors.range import RangePartitionAssignor
     from aiokafka.errors import KafkaError
 
@@ -245,19 +251,6 @@ async def _aiokafka_member(client: Client) -> None:
 
     consumer = await started(client, made)
 
-    async def commit() -> None:
-        commits = ways.commits()
-        if not commits:
-            return
-        try:
-            await consumer.commit({TopicPartition(*key): offset for key, (_, offset) in commits.items()})
-        except KafkaError as error:
-            for operation, _ in commits.values():
-                client.recorder.unknown(operation, repr(error))
-        else:
-            for operation, _ in commits.values():
-                client.recorder.ok(operation)
-
     try:
         while not client.stopped():
             found = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=AT_ONCE)
@@ -265,10 +258,28 @@ async def _aiokafka_member(client: Client) -> None:
                 for record in records:
                     ways.read((partition.topic, partition.partition), record.offset, record.value)
             if draw.random() < COMMIT or not found:
-                await commit()
+                await _aiokafka_commit(client, consumer, ways)
             else:
                 ways.write_down()
-        await commit()
+        await _aiokafka_commit(client, consumer, ways)
     finally:
         with suppress(KafkaError):
             await consumer.stop()
+
+
+async def _aiokafka_commit(client: Client, consumer: Any, ways: Ways) -> None:
+    """Commit what has been read, and wait for the answer."""
+    from aiokafka import TopicPartition
+    from aiokafka.errors import KafkaError
+
+    commits = ways.commits()
+    if not commits:
+        return
+    try:
+        await consumer.commit({TopicPartition(*key): offset for key, (_, offset) in commits.items()})
+    except KafkaError as error:
+        for operation, _ in commits.values():
+            client.recorder.unknown(operation, repr(error))
+    else:
+        for operation, _ in commits.values():
+            client.recorder.ok(operation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from framework import App, Stream
 from tests.faults.client_history import value_of
@@ -13,7 +13,7 @@ copied = app.topic("copies", bytes)
 
 
 @app.agent(asked, sink=copied)
-async def copy(stream: Stream[bytes]) -> AsyncIterator[bytes]:
+async def copy(stream: Stream[bytes]) -> AsyncGenerator[bytes, None]:
     """Send a record that is named for the offset of the one that was read."""
     async for record in stream.records():
         yield value_of("copy", record.offset)

@@ -31,5 +31,7 @@ def test_a_broker_that_is_killed_keeps_its_word(seed: int, report: Callable[[str
                 around.run(SECONDS)
                 around.finish()
                 total += around.judge()
-    report(f"{ROUNDS} rounds from seed {seed}: " + ", ".join(f"{name}: {count}" for name, count in sorted(total.items())))
+    report(
+        f"{ROUNDS} rounds from seed {seed}: " + ", ".join(f"{name}: {count}" for name, count in sorted(total.items()))
+    )
     assert total["kills of the broker"] > ROUNDS
