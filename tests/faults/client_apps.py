@@ -41,6 +41,7 @@ def main() -> None:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     recorder = Recorder(Path(histories) / who)
+    recorder.note("begun", [kind])
     places = tuple((topic, partition) for topic, partition in json.loads(keys))
     KINDS[kind](client_senders.Client(who, address, directory, int(seed), places, recorder, stopped.is_set))
 

@@ -9,6 +9,7 @@ What has no second line is unknown too. `fail` says that it was not done and nev
 monotonic clock, which all processes share: of two operations, one may be known to have ended before the other began.
 
     what       asked for                                  answer
+    begun      kind of client                             -
     producer   name kind                                  -
     send       topic partition name number                offset, null if it was not told
     read       topic partition session                    high watermark or null, [[offset, record], ...]

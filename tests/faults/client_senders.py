@@ -26,7 +26,7 @@ from tests.faults.client_wire import PRODUCE_VERSION, Wire
 
 WAIT_S = 60
 IN_FLIGHT, LOG_IN_FLIGHT, PIPELINED, MOST_RECORDS = 30, 4, 5, 6
-"""Records of a library; of a program beside the broker, which would be much faster; requests of ours, and their records."""
+"""Records of a library; of a program beside the broker, which would be much faster; requests of ours; their records."""
 AGAIN_SHARE = 0.05
 """How often a producer of ours sends once more what has been acknowledged."""
 
