@@ -34,6 +34,8 @@ from tests.log.conftest import ROOT, TIMEOUT_S, readable
 
 CALM_S, STOP_S, TOGETHER_S = (0.1, 1.5), (0.05, 0.6), 90.0
 """Between two troubles; how long a broker stands still; how long all may take to come to their end."""
+WHILE_STARTING, START_S = 0.2, 0.6
+"""How often a broker is killed while it starts, after how long at most."""
 PORTS = range(20_000, 32_000)
 """Below those that the system gives to clients: none of them takes that of a broker which is away."""
 TOPICS = {"flights": 2, "delays": 1}
@@ -191,15 +193,23 @@ class Round:
         """SIGKILL, and it comes again."""
         assert self._broker is not None
         self._broker.kill()
+        while self._draw.random() < WHILE_STARTING:
+            self._broker = self._broker_process()
+            self._rest(self._draw.uniform(0, START_S))
+            self._broker.kill()
+            self.counts["kills of a broker that starts"] += 1
         self._start_broker()
         self.counts["kills of the broker"] += 1
 
     # How it is done.
 
-    def _start_broker(self) -> None:
+    def _broker_process(self) -> Process:
         program = ["framework"] if self._broken is None else ["tests.faults.broken_broker", self._broken]
         listen = ["broker", "--data", str(self._data), "--listen", f"127.0.0.1:{self._port}"]
-        self._broker = Process(self._said / "broker", ["-m", *program, *listen])
+        return Process(self._said / "broker", ["-m", *program, *listen])
+
+    def _start_broker(self) -> None:
+        self._broker = self._broker_process()
         until = time.monotonic() + TIMEOUT_S
         while not self._is_served():
             if time.monotonic() > until or not self._broker.is_alive:
