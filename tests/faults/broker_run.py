@@ -135,13 +135,13 @@ class Round:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Leave nothing behind."""
         self._kill_all()
+        self._wire.drop()
+        for end in self._nothing:
+            os.close(end)
 
     def _kill_all(self) -> None:
         for process in self._all():
             process.kill()
-        self._wire.drop()
-        for end in self._nothing:
-            os.close(end)
 
     def run(self, seconds: float) -> None:
         """Trouble for so long."""

@@ -264,11 +264,15 @@ def test_it_notices_that_a_broker_would(
 
 
 def violation_of(folder: Path, seed: int, broken: str) -> Violation | None:
-    """What is noticed of a broker that is *broken*."""
+    """What is noticed of a broker that is *broken*; clients may give up on it before, and that is told at last."""
+    ended = None
     try:
         with Round(folder, seed, broken=broken) as around:
-            around.run(6.0)
+            try:
+                around.run(6.0)
+            except Violation as gave_up:
+                ended = gave_up
             around.judge_now()
     except Violation as noticed:
         return noticed
-    return None
+    return ended
