@@ -86,6 +86,7 @@ async def test_clients_that_take_nothing_cost_others_nothing(
     assert beside == alone
     assert writing.result() == WRITES
     assert reading.result() <= WRITES  # Never one that found nothing.
-    assert (handled["stuck"], memory.unsent_bytes) == (begun, unsent)
+    assert handled["stuck"] == begun
+    assert memory.unsent_bytes <= unsent
     assert begun <= 2 * STUCK
     report(f"{alone} requests alone and {beside} beside; {begun} of {STUCK * ASKED} begun for those who take nothing")
