@@ -130,7 +130,6 @@ class Round:
         if self._has_worker:
             self._start("asking_sender")
             self._start_worker()
-        self._wait_for_clients()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Leave nothing behind."""
@@ -144,7 +143,8 @@ class Round:
             process.kill()
 
     def run(self, seconds: float) -> None:
-        """Trouble for so long."""
+        """Trouble for so long, once everybody is at work."""
+        self._wait_for_clients()
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._rest(min(left, self._draw.uniform(*CALM_S)))
