@@ -41,7 +41,7 @@ peers: | $(BIN)/python ## let bench compare with Bytewax and Faust, too: an envi
 broker-peers: | $(BIN)/python ## let bench compare the broker with others: servers and clients, in .venv/broker-peers
 	$(BIN)/python -m tests.benchmarks.brokers.install
 
-torture: $(DEV) ## power cuts and kills at every operation of the log, with many more seeds; takes long
+torture: $(DEV) ## power cuts and kills at every operation of the log, brokers killed under their clients, with many more seeds; takes long
 	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults tests/log
 
 clean: ## remove .venv and all that the commands above leave behind, the example's data too

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from framework.log.broker.batches import BadRecords, check_records, header_of, is_quick
 from framework.log.broker.codes import Code, Refusal, code_of
 from framework.log.broker.context import Context, HangUp, Node, is_internal
+from framework.log.broker.sent_before import find_batch
 from framework.log.broker.table_records import (
     InitProducerIdRequest,
     InitProducerIdResponse,
@@ -32,6 +33,8 @@ from framework.log.producers import TASK_PRODUCER_BIT
 ACKS = (-1, 0, 1)
 FIRST_VERSION = 3
 """The first one whose batches are of the one format there is."""
+SENT_BEFORE = -1
+"""What the log says instead of an offset."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,9 +134,53 @@ class _Producing:
         assert part.header is not None
         assert part.partition is not None
         try:
-            part.answer = _acknowledgement(self._node, part.partition, part.header, part.asked.index, done.result())
+            offset: int | None = done.result()
+            if offset == SENT_BEFORE:
+                offset = self._node.sent_before.offset_of(part.partition, part.header)
+                if offset is None and self._looked_for(part):
+                    return
+            elif part.header.producer_id >= 0:
+                self._node.sent_before.add(part.partition, part.header, done.result())
+            self._acknowledge(part, offset)
         except (Error, OSError) as error:
             part.refuse(error)
+        self._settled()
+
+    def _looked_for(self, part: _Part) -> bool:
+        """Whether somebody looks for where it is; `_found` is told."""
+        assert part.header is not None
+        assert part.partition is not None
+        try:
+            finding = self._node.reading.submit(find_batch, self._node.log, part.partition, part.header)
+        except RuntimeError:  # The broker is at its end, and the client gone.
+            return False
+        finding.add_done_callback(lambda found: self._node.relay.post(lambda: self._found(part, found)))
+        return True
+
+    def _found(self, part: _Part, found: Future[int | None]) -> None:
+        assert part.header is not None
+        assert part.partition is not None
+        try:
+            offset = found.result()
+            if offset is not None:
+                self._node.sent_before.add(part.partition, part.header, offset)
+            self._acknowledge(part, offset)
+        except (Error, OSError) as error:
+            part.refuse(error)
+        self._settled()
+
+    def _acknowledge(self, part: _Part, offset: int | None) -> None:
+        """It is there, at *offset* if that is known."""
+        assert part.partition is not None
+        if offset is None:
+            # Clients take it for an acknowledgement without an offset.
+            part.answer = ProducedPartition(index=part.asked.index, error_code=Code.DUPLICATE_SEQUENCE_NUMBER)
+            return
+        part.answer = ProducedPartition(
+            index=part.asked.index, base_offset=offset, log_start_offset=part.partition.log_start
+        )
+
+    def _settled(self) -> None:
         self._left -= 1
         if not self._left:
             self._answer()
@@ -173,19 +220,6 @@ async def _produce_slowly(node: Node, producing: _Producing, slow: list[_Part]) 
     for part in slow:
         await node.in_thread(part.check_records)
     return producing.append()
-
-
-def _acknowledgement(node: Node, partition: Partition, header: Header, index: int, offset: int) -> ProducedPartition:
-    if header.producer_id >= 0:
-        if offset >= 0:
-            node.sent_before.add(partition, header, offset)
-        else:
-            known = node.sent_before.offset_of(partition, header)
-            if known is None:
-                # Clients take it for an acknowledgement without an offset.
-                return ProducedPartition(index=index, error_code=Code.DUPLICATE_SEQUENCE_NUMBER)
-            offset = known
-    return ProducedPartition(index=index, base_offset=offset, log_start_offset=partition.log_start)
 
 
 def init_producer_id(context: Context, _: int, body: InitProducerIdRequest) -> InitProducerIdResponse:

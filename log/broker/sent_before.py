@@ -1,7 +1,9 @@
 """Where the last batches of idempotent producers went, so that one sent again is acknowledged with its offset.
 
-The log itself knows what was sent before, and drops it. This only knows where it was, as long as the broker runs; as
-many batches a producer as clients have unacknowledged at most, and the producers that sent last.
+The log itself knows what was sent before, and drops it. `SentBefore` only knows where it was, as long as the broker
+runs; as many batches a producer as clients have unacknowledged at most, and the producers that sent last. After a
+start, what its clients send again is looked for at the end of the log: a client that is told no offset takes it for -1,
+and counts the records of the batch from there.
 """
 
 from __future__ import annotations
@@ -9,10 +11,15 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from framework.log.header import Header
+from framework.log.log import Log
 from framework.log.partition import Partition
 
 BATCHES = 5
 MAX_PRODUCERS = 10_000
+MAX_SOUGHT_BYTES = 16 << 20
+"""How far behind the end of a partition a batch is looked for."""
+FIRST_SOUGHT, SOUGHT_MORE = 256, 4
+"""So many records at the end come first, then so many times as many before them, and so on."""
 
 
 class SentBefore:
@@ -45,3 +52,26 @@ class SentBefore:
             if tuple(sent) == sought:
                 return offset
         return None
+
+
+def find_batch(log: Log, partition: Partition, header: Header) -> int | None:
+    """Where the batch with this *header* is, None if it is not near the end of *partition*; reads files.
+
+    Raises:
+        Damaged: What is there cannot be read.
+    """
+    sought = (header.producer_id, header.producer_epoch, header.base_sequence, header.last_offset_delta)
+    stop, count, left = partition.high_watermark, FIRST_SOUGHT, MAX_SOUGHT_BYTES
+    while left > 0 and stop > (start := partition.log_start):
+        begin = max(start, stop - count)
+        reader = log.reader(partition, begin)
+        try:
+            while reader.offset < stop:
+                for each, batch in reader.read().batches:
+                    if (each.producer_id, each.producer_epoch, each.base_sequence, each.last_offset_delta) == sought:
+                        return each.base_offset
+                    left -= len(batch)
+        finally:
+            reader.close()
+        stop, count = begin, count * SOUGHT_MORE
+    return None

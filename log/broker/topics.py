@@ -46,6 +46,8 @@ from framework.log.settings import check_partitions, check_topic_name
 
 AS_USUAL = -1
 """What stands for the usual number of partitions, or of replicas."""
+NULL_NAMES_FROM = 12
+"""The first version of Metadata that can say that a topic has no name."""
 
 
 # Metadata.
@@ -59,14 +61,16 @@ def metadata(context: Context, version: int, body: MetadataRequest) -> MetadataR
     if body.topics is None or (version == 0 and not body.topics):
         return _metadata(node, [_topic_metadata(node, info) for info in topics.values()])
     if missing and body.allow_auto_topic_creation and node.settings.auto_create_topics_enable:
-        return _metadata_with(node, body.topics, missing)
-    return _metadata(node, _asked_topics(node, body.topics, {}))
+        return _metadata_with(node, version, body.topics, missing)
+    return _metadata(node, _asked_topics(node, version, body.topics, {}))
 
 
-async def _metadata_with(node: Node, asked: Sequence[MetadataRequestTopic], missing: Sequence[str]) -> MetadataResponse:
+async def _metadata_with(
+    node: Node, version: int, asked: Sequence[MetadataRequestTopic], missing: Sequence[str]
+) -> MetadataResponse:
     """The metadata of *asked*, after *missing* have been made."""
     failed = await node.in_thread(_make_missing, node, missing)
-    return _metadata(node, _asked_topics(node, asked, failed))
+    return _metadata(node, _asked_topics(node, version, asked, failed))
 
 
 def _make_missing(node: Node, names: Sequence[str]) -> dict[str, Code]:
@@ -95,7 +99,9 @@ def _metadata(node: Node, topics: Sequence[TopicMetadata]) -> MetadataResponse:
     )
 
 
-def _asked_topics(node: Node, asked: Sequence[MetadataRequestTopic], failed: Mapping[str, Code]) -> list[TopicMetadata]:
+def _asked_topics(
+    node: Node, version: int, asked: Sequence[MetadataRequestTopic], failed: Mapping[str, Code]
+) -> list[TopicMetadata]:
     """Each topic once, however often it is asked for: a small request for a large topic would be a huge answer."""
     topics = node.log.topics()
     keys = dict.fromkeys(map(_key, asked))
@@ -107,7 +113,8 @@ def _asked_topics(node: Node, asked: Sequence[MetadataRequestTopic], failed: Map
         if info is not None:
             found.append(_topic_metadata(node, info))
         else:
-            found.append(TopicMetadata(error_code=_why_missing(name, failed), name=name, topic_id=topic_id))
+            shown = "" if name is None and version < NULL_NAMES_FROM else name
+            found.append(TopicMetadata(error_code=_why_missing(name, failed), name=shown, topic_id=topic_id))
     return found
 
 

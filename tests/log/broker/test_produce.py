@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from framework.log import Log, StoredRecord, TopicSettings
-from framework.log.broker import Buffer, Code
+from framework.log.broker import Buffer, Code, sent_before
 from framework.log.broker.sent_before import SentBefore
 from framework.log.broker.table_records import InitProducerIdRequest, ProducePartition, ProduceRequest, ProduceTopic
 from framework.log.header import CONTROL, CRC_START, HEADER, read_header, seal
@@ -235,25 +235,46 @@ async def drawn(client: RawClient) -> int:
 
 
 async def test_a_batch_sent_again_is_acknowledged_with_its_offset(log: Log, client: RawClient) -> None:
-    """Each of the five that may be unacknowledged; older ones as sent before, which clients take for success."""
+    """Each of the five that may be unacknowledged, and older ones as long as they are near the end of the log."""
     options: dict[str, Any] = {"producer_id": await drawn(client), "producer_epoch": 0}
     batches = [bytes(batch_of(b"a", b"b", **options, base_sequence=2 * number)) for number in range(6)]
     for _ in range(2):
         answers = [await client.produce("flights", batch) for batch in batches]
     found = [(Code(part.error_code).name, part.base_offset) for part in answers]
-    assert found == [("DUPLICATE_SEQUENCE_NUMBER", -1), *(("NONE", 2 * number) for number in range(1, 6))]
+    assert found == [("NONE", 2 * number) for number in range(6)]
     assert len(list(log.read("flights"))) == 12
 
 
-async def test_after_a_restart_a_batch_sent_again_is_still_known(log: Log, start: Start) -> None:
+async def test_after_a_restart_batches_sent_again_are_acknowledged_with_their_offsets(log: Log, start: Start) -> None:
+    """Whatever has come behind them, of others too: else clients would count offsets of their own."""
     log.create_topic("flights", 1)
-    batch = bytes(batch_of(b"a", producer_id=7, producer_epoch=0, base_sequence=0))
-    for code in (Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER):
+    options: dict[str, Any] = {"producer_id": 7, "producer_epoch": 0}
+    batches = [bytes(batch_of(b"a", b"b", **options, base_sequence=2 * number)) for number in range(5)]
+    other = bytes(batch_of(*[b"c"] * 300))
+    for _ in range(2):
         broker = await start()
         async with connected(broker) as client:
-            assert (await client.produce("flights", batch)).error_code == code
+            answers = []
+            for batch in batches:
+                answers.append(await client.produce("flights", batch))
+                await client.produce("flights", other)
+        assert [(part.error_code, part.base_offset) for part in answers] == [(0, 302 * number) for number in range(5)]
         await broker.__aexit__(None, None, None)
-    assert len(list(log.read("flights"))) == 1
+    assert len(list(log.read("flights"))) == 5 * 302 + 5 * 300
+
+
+async def test_a_batch_sent_again_long_after_is_acknowledged_without_an_offset(
+    log: Log, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients take it for success."""
+    monkeypatch.setattr(sent_before, "MAX_SOUGHT_BYTES", 1000)
+    options: dict[str, Any] = {"producer_id": await drawn(client), "producer_epoch": 0}
+    batches = [bytes(batch_of(bytes(400), **options, base_sequence=number)) for number in range(300)]
+    for batch in batches:
+        await client.produce("flights", batch)
+    answer = await client.produce("flights", batches[0])
+    assert (answer.error_code, answer.base_offset) == (Code.DUPLICATE_SEQUENCE_NUMBER, -1)
+    assert len(list(log.read("flights"))) == 300
 
 
 async def test_wrong_sequences_and_epochs_have_their_codes(client: RawClient) -> None:

@@ -105,14 +105,20 @@ async def test_one_request_makes_so_many_topics_and_not_more(log: Log, client: R
 
 
 @pytest.mark.parametrize("name", [None, ""])
-async def test_a_topic_is_found_by_its_id(log: Log, client: RawClient, name: str | None) -> None:
-    """Java's client leaves the name empty, and does not mean a topic of no name."""
+@pytest.mark.parametrize(("version", "nameless"), [(10, ""), (11, ""), (12, None)])
+async def test_a_topic_is_found_by_its_id(
+    log: Log, client: RawClient, version: int, nameless: str | None, name: str | None
+) -> None:
+    """In the versions that ask by id, of which the first cannot answer that a topic has no name.
+
+    Java's client leaves the name empty, and does not mean a topic of no name.
+    """
     ids = [bytes.fromhex(log.topic("flights").id), b"?" * 16]
     topics = [MetadataRequestTopic(topic_id=topic_id, name=name) for topic_id in ids]
-    response = await client.ask("Metadata", 12, MetadataRequest(topics=topics))
+    response = await client.ask("Metadata", version, MetadataRequest(topics=topics))
     assert [(t.name, t.topic_id, t.error_code) for t in response.topics] == [
         ("flights", ids[0], 0),
-        (None, ids[1], Code.UNKNOWN_TOPIC_ID),
+        (nameless, ids[1], Code.UNKNOWN_TOPIC_ID),
     ]
 
 
