@@ -74,8 +74,10 @@ class Served:
                 client.shutdown(socket.SHUT_WR)
                 while more := client.recv(1 << 16):
                     received += more
-            except (ConnectionResetError, BrokenPipeError):
-                pass  # It has hung up before all of it had come.
+            except TimeoutError:
+                raise
+            except OSError:
+                pass  # It has hung up before all of it had come, or before it was told that there is no more.
             return received
 
     def check(self) -> None:
