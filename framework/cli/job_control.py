@@ -174,11 +174,11 @@ def sent(
 ) -> list[RunRow]:
     """Have the worker begin runs, and unless *detach* watch them to their end; the runs as they are then."""
     reply = answered(directory, command, job, arguments, answer_s=answer_s)
-    click.echo(f"{reply.text}, by the worker", err=True)
-    directory.view.expire()
-    if detach:
-        return stored_runs(directory, job.name, reply.runs)
     try:
+        click.echo(f"{reply.text}, by the worker", err=True)
+        directory.view.expire()
+        if detach:
+            return stored_runs(directory, job.name, reply.runs)
         return watched(directory, job.name, reply.runs)
     except KeyboardInterrupt:
         click.echo(f"the worker goes on with it; `framework jobs cancel {job.name}` stops it", err=True)

@@ -19,7 +19,7 @@ from framework.view import View
 from tests.faults.test_exactly_once_model import ExactlyOnceMachine
 
 ENOUGH = settings(
-    max_examples=100,
+    max_examples=500,  # It stops at the first that shows the break; how soon that comes depends on the machine's pace.
     stateful_step_count=12,
     derandomize=True,
     database=None,
