@@ -197,9 +197,14 @@ class OffsetHandlers:
         elif asked.topics is None:
             there = self._offsets.fetch(asked.group_id)
         else:
-            infos = {topic.name: self._topic(topic.name) for topic in asked.topics}
-            ids = {name: info.id for name, info in infos.items() if info is not None}
-            wanted = [(ids[each.name], index) for each in asked.topics if each.name in ids for index in each.partitions]
+            infos = [(self._topic(topic.name), topic.partitions) for topic in asked.topics]
+            wanted = [
+                (info.id, index)
+                for info, indexes in infos
+                if info is not None
+                for index in indexes
+                if 0 <= index < info.partitions  # A client may ask for any number.
+            ]
             there = self._offsets.fetch(asked.group_id, wanted)
         if asked.topics is not None:
             return [self._asked(topic, there) for topic in asked.topics]
