@@ -130,7 +130,7 @@ class Batch(Generic[V, K]):
         try:
             from framework.frames import frame_of
         except ModuleNotFoundError as error:
-            if error.name != "polars":
+            if error.name not in ("polars", "numpy"):
                 raise
             raise MissingExtra("to_polars needs Polars: pip install 'framework-streams[polars]'") from error
         return frame_of(self)

@@ -1,7 +1,7 @@
 """Batches as frames of polars: read from the stored JSON where that can be trusted, and else value by value.
 
 A block of some thousand records is trusted when each line matches the pattern of the type of the topic, which `shapes`
-makes. Two threads match and parse, outside the lock of the interpreter, while this one takes the next blocks out of the
+makes. Threads match and parse, outside the lock of the interpreter, while this one takes the next blocks out of the
 log. A block that does not match is decoded like other records, which is what says which of them are bad.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
@@ -26,7 +27,8 @@ from framework.shapes import JSON, OPEN, TIME, Shape, Unfit, infer, is_plain, pl
 BLOCK_RECORDS, BLOCK_BYTES = 1 << 17, 8 << 20
 SAMPLE_RECORDS = 1000
 """From so many the columns of untyped JSON are guessed. If others come, which is noticed, all of it is decoded."""
-THREADS = 2
+THREADS = 3
+"""Fewer leave a core idle while polars joins what its own threads have read."""
 COLUMN = "value"
 TIME_FORMS = ("%+", "%Y-%m-%dT%H:%M:%S%.f")
 """How times are written, with a zone and without."""
@@ -168,19 +170,20 @@ class _Lines:
         return bool(lines.str.contains(rf"\A(?:{self._line}\n)*{self._line}\z").item())
 
     def _adds_up(self, frame: pl.DataFrame, text: bytes) -> bool:
-        """Whether *text* is as it should be by the numbers of its quotes and commas, which takes a third of the time.
+        """Whether *text* is as it should be by the numbers of its quotes and commas, which takes a fifth of the time.
 
         Polars has found all fields in each line, and whatever is no string to be of its type. Without arrays and inner
         objects each further field would be a comma more, and each string that is none two quotes less.
         """
         rows, fields, strings = frame.height, len(self._schema), len(self._strings)
-        if not self._is_plain or b"\\" in text or b"[" in text or text.count(b"{") != rows:
+        if not self._is_plain or b"\\" in text or b"[" in text or any(column.null_count() for column in frame):
             return False
-        if any(column.null_count() for column in frame) or text.count(b"\n") != rows - 1:
+        # Not `bytes.count`, which takes ten times as long and lets no other thread run.
+        octets = np.frombuffer(text, np.uint8)
+        braces, breaks, quotes, commas = (int(np.count_nonzero(octets == octet)) for octet in b'{\n",')
+        if braces != rows or breaks != rows - 1 or quotes != 2 * (fields + strings) * rows:
             return False
-        if text.count(b'"') != 2 * (fields + strings) * rows:
-            return False
-        commas = text.count(b",") - (fields - 1) * rows
+        commas -= (fields - 1) * rows
         return commas == 0 or commas == sum(
             frame[name].str.count_matches(",", literal=True).sum() for name in self._strings
         )
