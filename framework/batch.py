@@ -184,14 +184,22 @@ class Batch(Generic[V, K]):
 
     def slices_of(self, piece: Piece) -> Iterator[list[V]]:
         """The values of *piece*, in lists of a few hundred at most."""
-        parse, values = self._topic.value_serde.parse, piece.values()
+        values = piece.values()
         for at, end in self._turns(len(values)):
-            try:
-                decoded = [parse(value) for value in values[at:end] if value is not None]
-            except SERDE_ERRORS:
+            decoded = self._decoded(values[at:end])
+            if decoded is None:
                 yield from self._one_by_one(piece, at, end)
             else:
                 yield decoded
+
+    def _decoded(self, values: Sequence[bytes | None]) -> list[V] | None:
+        """What is in *values*, but tombstones; None if one of them cannot be decoded."""
+        try:
+            return self._topic.value_serde.parse_all(values)
+        except SERDE_ERRORS:
+            if None not in values:
+                return None
+        return self._decoded([value for value in values if value is not None])
 
     def _turns(self, records: int) -> Iterator[tuple[int, int]]:
         """Slices of so many *records*, as many at once as the reading lets."""

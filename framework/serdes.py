@@ -68,6 +68,18 @@ class Serde(Generic[V]):
                 return text[1:-1].split(b",")  # There are no commas within numbers.
         return list(map(self.dump, values))
 
+    def parse_all(self, stored: Collection[Any]) -> list[V]:
+        """Each of *stored* as `parse` gives it; plain JSON without a call of Python for each.
+
+        Raises:
+            SERDE_ERRORS: One of them holds no value of the type, as None never does; `parse` says which.
+        """
+        if self.kind is not None:
+            values: list[V] = list(map(orjson.loads, stored))
+            if {self.kind}.issuperset(map(type, values)):
+                return values
+        return list(map(self.parse, stored))
+
     def decode(self, data: bytes) -> V:
         """The value in *data*.
 
