@@ -12,7 +12,7 @@ import orjson
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from framework.errors import DeclarationError
-from framework.serdes import Serde
+from framework.serdes import Serde, dump_json
 
 
 class Unknown:
@@ -89,7 +89,7 @@ def exact_json(say: str) -> Serde[Any]:
             raise DeclarationError(
                 f"a value of type {type(value).__name__} is passed on, and JSON would give back another: {say}"
             )
-        data = orjson.dumps(value, option=_STRICT)
+        data = dump_json(value, _STRICT)
         if orjson.loads(data) != value:
             raise ValueError(f"JSON gives back something else: {say}")
         return data

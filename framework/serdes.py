@@ -144,7 +144,7 @@ def _parse_upgraded(parse: Callable[[Any], Any], upgrade: Callable[[Any], Any]) 
 
 def _serde_of(value_type: Any) -> Serde[Any]:
     if value_type is Any or value_type is object:
-        return Serde("JSON", orjson.dumps, orjson.loads, numbers=(int, float, bool, type(None)))
+        return Serde("JSON", dump_json, orjson.loads, numbers=(int, float, bool, type(None)))
     if value_type is bytes:
         return Serde("bytes", _same_bytes, _same_bytes)
     if value_type is str:
@@ -194,7 +194,7 @@ def _dump_typed(expected: type) -> Callable[[Any], bytes]:
             raise TypeError(f"it is a {type(value).__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("JSON has no such number")
-        return orjson.dumps(value)
+        return dump_json(value)
 
     return encode
 
@@ -236,7 +236,16 @@ def _decode_str(data: bytes) -> str:
 def _canonical(value: Any) -> bytes:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return dump_json(value, orjson.OPT_SORT_KEYS)
+
+
+def dump_json(value: Any, option: int | None = None) -> bytes:
+    """*value* as `orjson.dumps` gives it, in no more memory than it needs.
+
+    What orjson gives keeps all of the memory that was taken for writing it, kilobytes of it. Where results are held,
+    that is soon more than what they say, and asking the system for it takes longer than writing and copying them.
+    """
+    return b"".join((orjson.dumps(value, option=option), b""))
 
 
 def _short(value: object) -> str:
