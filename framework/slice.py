@@ -44,6 +44,11 @@ class Slice:
         return self._buffer.record(self._in_hand)
 
     @property
+    def timestamp(self) -> int:
+        """That of `record`, in milliseconds; if it is asked for of each, they are all decoded at once."""
+        return self._buffer.stamps()[0][self._in_hand]
+
+    @property
     def offset(self) -> int:
         """The offset of `record`."""
         return self._buffer.offset(self._in_hand)

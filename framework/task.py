@@ -372,7 +372,8 @@ class Task:
     # Failing.
 
     def _timestamp_in_hand(self) -> int:
-        return self.feed.in_hand.record.timestamp if self.feed.in_hand else self._now_ms()
+        in_hand = self.feed.in_hand
+        return in_hand.timestamp if in_hand else self._now_ms()
 
     async def discard(self, resume: int | None) -> None:
         """Forget what is uncommitted and go back to offset *resume*, or else to the committed one."""

@@ -30,6 +30,10 @@ class TopicInfo:
     settings: TopicSettings
     slots: tuple[int, ...]
 
+    def __hash__(self) -> int:
+        # Not of all it has: what is sent is gathered by topic, a record at a time.
+        return hash(self.id)
+
     @property
     def partitions(self) -> int:
         """How many partitions the topic has."""
