@@ -176,9 +176,9 @@ class _Groups:
         self._view = GroupsView(directory.log)
         self._foreign = AgentGroups(directory.log, directory.view).groups()
         self._topics = {info.id: info for info in directory.log.topics().values()}
-        own = dict.fromkeys(self._foreign)
-        self.seen: dict[str, int | None] = dict(sorted([*self._view.groups().items(), *own.items()]))
-        """When each group was seen last; None for one of an app."""
+        seen = {**self._view.groups(), **dict.fromkeys(self._foreign)}
+        self.seen: dict[str, int | None] = {name: seen[name] for name in sorted(seen)}
+        """When each group was seen last; None for one of an app, also where consumers once had its name."""
 
     def __enter__(self) -> _Groups:
         return self

@@ -85,6 +85,15 @@ def test_a_group_is_read_while_a_broker_has_it(read: Shell) -> None:
         assert [row["partition"] for row in read.ok("groups", "show", "new", "--json").json()] == [1]
 
 
+def test_an_agent_may_have_the_name_of_a_group_that_was_there_before(read: Shell) -> None:
+    """What consumers have committed under that name is not shown any more; the agent is."""
+    with broker(read.folder / "data") as (log, store):
+        store.commit("words.split", {(log.topic("words").id, 1): Committed(1, time_ms=START_MS)}).result(60)
+    [row] = [row for row in read.ok("groups", "ls", "--json").json() if row["group"] == "words.split"]
+    assert (row["kind"], row["topics"]) == ("app", ["lines"])
+    assert [row["topic"] for row in read.ok("groups", "show", "words.split", "--json").json()] == ["lines"]
+
+
 def test_a_group_is_moved_in_the_partitions_that_it_has_read(read: Shell) -> None:
     planned = read.ok("groups", "reset", "moved", "--to", "beginning", "--json")
     assert [(row["to"], row["executed"]) for row in planned.json()] == [(0, False)] * 3
