@@ -210,9 +210,10 @@ class GroupHandlers:
     # Looking at groups, and deleting them.
 
     async def describe(self, context: Context, version: int, body: DescribeGroupsRequest) -> DescribeGroupsResponse:
-        """What is going on in some groups."""
+        """What is going on in some groups; in each once, or a small request would be a huge answer."""
         foreign, stored = await self._foreign_groups(), set(self._offsets.groups())
-        return DescribeGroupsResponse(groups=[self._described(each, foreign.get(each), stored) for each in body.groups])
+        names = dict.fromkeys(body.groups)
+        return DescribeGroupsResponse(groups=[self._described(each, foreign.get(each), stored) for each in names])
 
     async def list_all(self, context: Context, version: int, body: ListGroupsRequest) -> ListGroupsResponse:
         """Every group, or those in some states."""

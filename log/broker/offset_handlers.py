@@ -120,7 +120,7 @@ class OffsetHandlers:
     async def fetch(self, context: Context, version: int, body: OffsetFetchRequest) -> OffsetFetchResponse:
         """How far groups have read."""
         several = version >= SEVERAL_GROUPS_FROM
-        asked = body.groups if several else [OffsetFetchGroup(group_id=body.group_id, topics=body.topics)]
+        asked = _once(body.groups if several else [OffsetFetchGroup(group_id=body.group_id, topics=body.topics)])
         foreign: Mapping[str, ForeignGroup] | Error | OSError = {}
         if any(self._is_foreign(each.group_id) for each in asked):
             try:
@@ -267,6 +267,22 @@ def answered(done: Future[None], build: Callable[[Code], Struct]) -> asyncio.Fut
 
     asyncio.wrap_future(done).add_done_callback(finish)
     return answer
+
+
+def _once(asked: Sequence[OffsetFetchGroup]) -> list[OffsetFetchGroup]:
+    """Each group, topic and partition once: with its metadata each time, a small request would be a huge answer."""
+    groups: dict[str, OffsetFetchGroup] = {}
+    for group in asked:
+        if group.group_id in groups:
+            continue
+        wanted: dict[str, dict[int, None]] = {}
+        for topic in group.topics or ():
+            wanted.setdefault(topic.name, {}).update(dict.fromkeys(topic.partitions))
+        topics = [OffsetFetchTopic(name=name, partitions=tuple(indexes)) for name, indexes in wanted.items()]
+        groups[group.group_id] = OffsetFetchGroup(
+            group_id=group.group_id, topics=None if group.topics is None else topics
+        )
+    return list(groups.values())
 
 
 def _committed(codes: Codes, end: Code) -> OffsetCommitResponse:

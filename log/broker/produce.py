@@ -35,6 +35,9 @@ FIRST_VERSION = 3
 """The first one whose batches are of the one format there is."""
 SENT_BEFORE = -1
 """What the log says instead of an offset."""
+MAX_EXPLAINED = 100
+"""Of so many batches of a request it is said why they are refused, of all others only by a code: a request of a
+megabyte may name a hundred thousand partitions, and the text may quote the name of their topic."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,9 +80,10 @@ class _Producing:
 
     def __init__(self, context: Context, version: int, body: ProduceRequest) -> None:
         self._node, self._body = context.node, body
-        self.topics = [
-            (topic.name, [self._part(topic.name, part, version) for part in topic.partitions]) for topic in body.topics
-        ]
+        self.topics: list[tuple[str, list[_Part]]] = []
+        for topic in body.topics:
+            info = self._topic(topic.name, version)
+            self.topics.append((topic.name, [self._part(info, part) for part in topic.partitions]))
         self._left = 0
         self._done: asyncio.Future[ProduceResponse | None] = asyncio.get_running_loop().create_future()
 
@@ -87,13 +91,23 @@ class _Producing:
         for _, parts in self.topics:
             yield from parts
 
-    def _part(self, topic: str, asked: ProducePartition, version: int) -> _Part:
-        part = _Part(asked)
+    def _topic(self, name: str, version: int) -> TopicInfo | Error | OSError:
+        """The topic, or why nothing is appended to it; asked once, however many of its partitions there are."""
         try:
-            self._check_request(topic, version)
-            part.topic = self._node.log.topic(topic)
-            part.partition = self._node.log.partition(part.topic, asked.index)
-            part.header = header_of(asked.records, part.topic)
+            self._check_request(name, version)
+            return self._node.log.topic(name)
+        except (Error, OSError) as error:
+            return error
+
+    def _part(self, topic: TopicInfo | Error | OSError, asked: ProducePartition) -> _Part:
+        part = _Part(asked)
+        if isinstance(topic, Exception):
+            part.refuse(topic)
+            return part
+        try:
+            part.topic = topic
+            part.partition = self._node.log.partition(topic, asked.index)
+            part.header = header_of(asked.records, topic)
         except (Error, OSError) as error:
             part.refuse(error)
         return part
@@ -195,6 +209,9 @@ class _Producing:
                 code = Code(failed.error_code).name
                 self._done.set_exception(HangUp(f"sent, with acks=0, what is refused: {code}, {failed.error_message}"))
             return
+        explained = [part for part in self.parts() if part.answer and part.answer.error_message is not None]
+        for part in explained[MAX_EXPLAINED:]:
+            part.answer = part.answer._replace(error_message=None)  # type: ignore[union-attr]  # it is a tuple
         topics = [
             ProducedTopic(name=name, partitions=[part.answer for part in parts if part.answer])
             for name, parts in self.topics
