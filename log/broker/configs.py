@@ -213,9 +213,15 @@ def _altered(
             info = node.log.topic(asked.resource_name)
             if is_internal(info.name):
                 raise Refusal(Code.INVALID_TOPIC_EXCEPTION, f"{info.name!r} is an internal topic")
-            settings = settings_of(wanted(asked, info.settings), node.log.defaults)
-            if not validate_only:
-                node.log.alter_topic(info.name, settings)
+
+            def change(now: TopicSettings, asked: Any = asked) -> TopicSettings:
+                return settings_of(wanted(asked, now), node.log.defaults)
+
+            if validate_only:
+                change(info.settings)
+            else:
+                # Of what there is then: another client may be altering something else.
+                node.log.alter_topic(info.name, change)
         except (Error, OSError) as error:
             code, text = code_of(error), str(error)
         altered.append(
