@@ -142,14 +142,16 @@ class Log:
         change = settings if callable(settings) else lambda now: settings or now
         return self._catalogue.alter(name, change, partitions)
 
-    def delete_topic(self, name: str) -> None:
+    def delete_topic(self, name: str, *, topic_id: str | None = None) -> None:
         """Delete a topic and its records; appends and reads by any process fail from now on.
 
+        With *topic_id* that one only: somebody may have made another one of the same name.
+
         Raises:
-            UnknownTopic: There is none of this name.
+            UnknownTopic: There is none of this name, or of this name and id.
         """
         self._check_open()
-        self._delete(name)
+        self._delete(name, topic_id)
 
     def _recover(self, boot: bytes, *, first: bool) -> None:
         """Put right what a crash left, or wait until the thread that opened the directory *first* has."""

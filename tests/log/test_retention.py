@@ -202,6 +202,16 @@ def test_partitions_can_be_added_and_not_taken_away(log: Log) -> None:
         log.alter_topic("t", partitions=2)
 
 
+def test_a_topic_is_deleted_by_its_id_and_not_another_of_its_name(log: Log) -> None:
+    old = topic(log).topic.id
+    log.delete_topic("t", topic_id=old)
+    new = topic(log)
+    with pytest.raises(UnknownTopic, match="topic 't' is another one now"):
+        log.delete_topic("t", topic_id=old)
+    fill(log, new, 1)
+    assert log.topic("t").id == new.topic.id
+
+
 def test_a_deleted_topic_takes_no_appends_and_no_reads_by_those_who_have_it_open(log: Log) -> None:
     """F9: also not once there is a new one of its name, whose offsets and records are its own."""
     old = topic(log)
