@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from framework.log.broker.batches import BadRecords, check_records, header_of, is_quick
+from framework.log.broker.batches import AT_ONCE_BYTES, BadRecords, check_records, header_of, is_quick
 from framework.log.broker.codes import Code, Refusal, code_of
 from framework.log.broker.context import Context, HangUp, Node, is_internal
 from framework.log.broker.sent_before import find_batch
@@ -224,10 +224,12 @@ def produce(
 ) -> Awaitable[ProduceResponse | None | Awaitable[ProduceResponse | None]]:
     """Append batches; what takes longer to check than a moment holds up the connection, and no other one."""
     producing = _Producing(context, version, body)
-    slow = []
+    slow, left = [], AT_ONCE_BYTES
     for part in producing.parts():
-        if part.is_quick:
+        size = 0 if part.header is None else part.header.size
+        if part.is_quick and size <= left:
             part.check_records()
+            left -= size
         else:
             slow.append(part)
     return _produce_slowly(context.node, producing, slow) if slow else producing.append()
@@ -235,7 +237,7 @@ def produce(
 
 async def _produce_slowly(node: Node, producing: _Producing, slow: list[_Part]) -> Awaitable[ProduceResponse | None]:
     for part in slow:
-        await node.in_thread(part.check_records)
+        await asyncio.get_running_loop().run_in_executor(node.checking, part.check_records)
     return producing.append()
 
 
