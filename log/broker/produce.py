@@ -67,9 +67,12 @@ class _Part:
 
     def refuse(self, error: Exception) -> None:
         """It is not appended."""
+        # A producer that the log has forgotten begins anew only when it is told where the log starts.
+        start = -1 if self.partition is None else _log_start(self.partition)
         self.answer = ProducedPartition(
             index=self.asked.index,
             error_code=code_of(error),
+            log_start_offset=start,
             error_message=str(error),
             record_errors=error.faults if isinstance(error, BadRecords) else (),
         )
@@ -191,7 +194,7 @@ class _Producing:
             part.answer = ProducedPartition(index=part.asked.index, error_code=Code.DUPLICATE_SEQUENCE_NUMBER)
             return
         part.answer = ProducedPartition(
-            index=part.asked.index, base_offset=offset, log_start_offset=part.partition.log_start
+            index=part.asked.index, base_offset=offset, log_start_offset=_log_start(part.partition)
         )
 
     def _settled(self) -> None:
@@ -217,6 +220,14 @@ class _Producing:
             for name, parts in self.topics
         ]
         self._done.set_result(ProduceResponse(topics=topics))
+
+
+def _log_start(partition: Partition) -> int:
+    """Where *partition* begins, -1 if that cannot be read; what was appended is appended all the same."""
+    try:
+        return partition.log_start
+    except (Error, OSError):
+        return -1
 
 
 def produce(
