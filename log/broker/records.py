@@ -30,8 +30,8 @@ from framework.log.cursor import first_record_at
 from framework.log.errors import Error
 from framework.log.partition import Partition
 
-LATEST, EARLIEST, MAX_TIMESTAMP = -1, -2, -3
-"""What stands for a place in ListOffsets, where else there is a time."""
+LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL = -1, -2, -3, -4
+"""What stands for a place in ListOffsets, where else there is a time; nothing here lies elsewhere than on this disk."""
 HIGH_WATERMARK = -1
 """What stands for it in DeleteRecords."""
 
@@ -41,7 +41,7 @@ def list_offsets(
 ) -> ListOffsetsResponse | Awaitable[ListOffsetsResponse]:
     """The ends of partitions at once; looking for a time takes reading."""
     node = context.node
-    if all(part.timestamp in (LATEST, EARLIEST) for topic in body.topics for part in topic.partitions):
+    if all(part.timestamp in (LATEST, EARLIEST, EARLIEST_LOCAL) for topic in body.topics for part in topic.partitions):
         return _listed(node, body)
     return node.in_thread(_listed, node, body)
 
@@ -71,7 +71,7 @@ def _find(node: Node, partition: Partition, timestamp: int) -> tuple[int, int] |
     partition.check_exists()
     if timestamp == LATEST:
         return partition.high_watermark, -1
-    if timestamp == EARLIEST:
+    if timestamp in (EARLIEST, EARLIEST_LOCAL):
         return partition.log_start, -1
     end = partition.high_watermark
     if timestamp == MAX_TIMESTAMP:
