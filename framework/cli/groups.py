@@ -121,8 +121,10 @@ def reset(
         there.check_own(name, may_be_new=topic is not None)
         moves = list(there.moves(name, to, topic, partition))
         if execute:
-            now_ms = directory.log.clock.now_ms()
-            with _owned(directory, wait_s) as store:
+            # Looked at anew: until the broker had ended, members may have committed and clients appended.
+            with _owned(directory, wait_s) as store, _Groups(directory) as left:
+                moves = list(left.moves(name, to, topic, partition))
+                now_ms = directory.log.clock.now_ms()
                 offsets = {(part.topic.id, part.number): Committed(at, time_ms=now_ms) for part, _, at in moves}
                 store.commit(name, offsets).result()
         rows = [
