@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from framework.log import Log
+from framework.log import Log, NewRecord, encode
+from framework.log.broker import Code
 from framework.log.broker.server import CHECKING_THREADS, WORKING_THREADS, Broker
 from tests.log.broker.client import batch_of, producing, until
 from tests.log.broker.conftest import Connect, Start
@@ -62,3 +63,22 @@ async def test_of_a_request_with_many_batches_only_the_first_are_looked_through_
         assert (await other.produce("flights", batch_of(b"small"), 1)).base_offset == 0
     _, response = await client.receive()
     assert [part.base_offset for part in response.topics[0].partitions] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("timestamp", [1_700_000_000_000_000_000, 1 << 62, -(1 << 50)])
+async def test_a_time_that_no_reader_could_name_is_refused(broker: Broker, connect: Connect, timestamp: int) -> None:
+    """Such as one in nanoseconds: the rows of a table with a ttl would all be over at once."""
+    client = await connect(broker)
+    for stamps in ([timestamp], [timestamp, 0]):
+        [batch] = encode([NewRecord(None, b"x", each) for each in stamps], max_batch_bytes=1 << 20)
+        part = await client.produce("flights", batch)
+        assert (Code(part.error_code).name, part.base_offset) == ("INVALID_TIMESTAMP", -1)
+        assert part.error_message is not None
+        assert str(timestamp) in part.error_message
+
+
+@pytest.mark.parametrize("timestamp", [-1, 0, 253_402_300_799_999])
+async def test_a_time_of_any_year_is_taken(broker: Broker, connect: Connect, timestamp: int) -> None:
+    """-1 is what a client says that has none."""
+    [batch] = encode([NewRecord(None, b"x", timestamp)], max_batch_bytes=1 << 20)
+    assert (await (await connect(broker)).produce("flights", batch)).error_code == 0
