@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -205,9 +206,12 @@ def _altered(
 ) -> list[AlteredResource]:
     """Set each of *resources* as *wanted* says, which is told what is asked and how it is set now."""
     altered = []
-    for asked in resources:
-        code, text = Code.NONE, None
+    counts = Counter((each.resource_type, each.resource_name) for each in resources)
+    for asked in {(each.resource_type, each.resource_name): each for each in resources}.values():
+        code, text, count = Code.NONE, None, counts[asked.resource_type, asked.resource_name]
         try:
+            if count > 1:
+                raise Refusal(Code.INVALID_REQUEST, f"{asked.resource_name!r} is named {count} times")
             if asked.resource_type != TOPIC:
                 raise Refusal(Code.INVALID_REQUEST, "only the settings of topics can be altered; a broker's are fixed")
             info = node.log.topic(asked.resource_name)

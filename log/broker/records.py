@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -47,11 +48,15 @@ def list_offsets(
 
 
 def _listed(node: Node, body: ListOffsetsRequest) -> ListOffsetsResponse:
-    topics = [
-        ListedTopic(name=topic.name, partitions=[_listed_offset(node, topic.name, part) for part in topic.partitions])
-        for topic in body.topics
-    ]
-    return ListOffsetsResponse(topics=topics)
+    counts = Counter((topic.name, part.index) for topic in body.topics for part in topic.partitions)
+    once = {(topic.name, part.index): part for topic in body.topics for part in topic.partitions}
+    found: dict[str, list[ListedOffset]] = {topic.name: [] for topic in body.topics}
+    for (topic, index), part in once.items():
+        twice = counts[topic, index] > 1
+        found[topic].append(
+            ListedOffset(index=index, error_code=Code.INVALID_REQUEST) if twice else _listed_offset(node, topic, part)
+        )
+    return ListOffsetsResponse(topics=[ListedTopic(name=name, partitions=parts) for name, parts in found.items()])
 
 
 def _listed_offset(node: Node, topic: str, asked: ListOffsetsPartition) -> ListedOffset:
@@ -144,14 +149,13 @@ def delete_records(context: Context, _: int, body: DeleteRecordsRequest) -> Awai
 
 
 def _delete_records(node: Node, body: DeleteRecordsRequest) -> DeleteRecordsResponse:
-    topics = [
-        DeletedRecordsTopic(
-            name=topic.name,
-            partitions=[_deleted(node, topic.name, part.index, part.offset) for part in topic.partitions],
-        )
-        for topic in body.topics
-    ]
-    return DeleteRecordsResponse(topics=topics)
+    once = {(topic.name, part.index): part.offset for topic in body.topics for part in topic.partitions}
+    gone: dict[str, list[DeletedPartition]] = {topic.name: [] for topic in body.topics}
+    for (topic, index), offset in once.items():
+        gone[topic].append(_deleted(node, topic, index, offset))
+    return DeleteRecordsResponse(
+        topics=[DeletedRecordsTopic(name=name, partitions=parts) for name, parts in gone.items()]
+    )
 
 
 def _deleted(node: Node, topic: str, index: int, before: int) -> DeletedPartition:

@@ -1,4 +1,4 @@
-"""Small requests that name one thing very often: their answers are as large as if it was named once."""
+"""Small requests that name one thing very often: they cost as much as if it was named once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ import pytest
 
 from framework.log import Log
 from framework.log.broker.codes import Code
+from framework.log.broker.table_configs import (
+    IncrementalAlterConfigsRequest,
+    IncrementalConfig,
+    IncrementalResource,
+)
 from framework.log.broker.table_group_admin import DescribeGroupsRequest
 from framework.log.broker.table_groups import OffsetFetchGroup, OffsetFetchRequest, OffsetFetchTopic
-from framework.log.broker.table_records import ProducePartition, ProduceRequest, ProduceTopic
-from tests.log.broker.client import TIMEOUT_S, RawClient
+from framework.log.broker.table_records import (
+    DeleteRecordsPartition,
+    DeleteRecordsRequest,
+    DeleteRecordsTopic,
+    ListOffsetsPartition,
+    ListOffsetsRequest,
+    ListOffsetsTopic,
+    ProducePartition,
+    ProduceRequest,
+    ProduceTopic,
+)
+from tests.log.broker.client import TIMEOUT_S, RawClient, batch_of
 from tests.log.broker.conftest import Connect, Start
 from tests.log.broker.office import Office, StillClock
 
@@ -59,3 +74,46 @@ async def test_what_is_refused_often_is_explained_a_few_times(start: Start, conn
     texts = [part.error_message for part in produced.partitions if part.error_message is not None]
     assert 0 < len(texts) <= 100
     assert texts[0].startswith("there is no topic 'nnn")
+
+
+async def test_settings_that_are_altered_twice_in_a_request_are_refused(
+    log: Log, start: Start, connect: Connect
+) -> None:
+    """As Kafka does; each change is a write of the catalogue, and there could be a hundred thousand."""
+    before = log.create_topic("flights", 1)
+    client = await connect(await start())
+    configs = [IncrementalConfig(name="retention.ms", config_operation=0, value="1")]
+    resources = [IncrementalResource(resource_type=2, resource_name=name, configs=configs) for name in ["flights"] * 3]
+    body = IncrementalAlterConfigsRequest(resources=resources)
+    [altered] = (await client.ask("IncrementalAlterConfigs", 1, body)).resources
+    assert Code(altered.error_code) == Code.INVALID_REQUEST
+    assert log.topic("flights").settings == before.settings
+
+
+async def test_an_offset_that_is_asked_for_twice_in_a_request_is_refused(
+    log: Log, start: Start, connect: Connect
+) -> None:
+    """As Kafka does; each may be looked for on the disk."""
+    log.create_topic("flights", 2)
+    client = await connect(await start())
+    parts = [ListOffsetsPartition(index=index, timestamp=at) for index, at in ((0, 5), (1, 5), (0, 6), (0, 5))]
+    topics = [
+        ListOffsetsTopic(name="flights", partitions=parts),
+        ListOffsetsTopic(name="flights", partitions=parts[:1]),
+    ]
+    listed = (await client.ask("ListOffsets", 8, ListOffsetsRequest(topics=topics))).topics
+    codes = [(part.index, Code(part.error_code)) for topic in listed for part in topic.partitions]
+    assert codes == [(0, Code.INVALID_REQUEST), (1, Code.NONE)]
+
+
+async def test_records_that_are_deleted_twice_in_a_request_are_deleted_once(
+    log: Log, start: Start, connect: Connect
+) -> None:
+    """As Kafka does, the last one counts."""
+    partition = log.partition(log.create_topic("flights", 1), 0)
+    log.append(partition, [batch_of(b"a", b"b", b"c")]).result(TIMEOUT_S)
+    client = await connect(await start())
+    parts = [DeleteRecordsPartition(index=0, offset=offset) for offset in (3, 1)]
+    topics = [DeleteRecordsTopic(name="flights", partitions=parts)]
+    deleted = (await client.ask("DeleteRecords", 2, DeleteRecordsRequest(topics=topics, timeout_ms=1))).topics
+    assert [(part.index, part.log_start_offset) for topic in deleted for part in topic.partitions] == [(0, 1)]
