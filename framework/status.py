@@ -134,8 +134,8 @@ def read_status(log: Log) -> tuple[int, list[TaskStatus]] | None:
     """Process and tasks of the worker that runs on the directory of *log*; None if none does, or has said anything."""
     try:
         document = json.loads((log.path / FILE).read_bytes())
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, ValueError):
+        return None  # It is not synced: after a power cut it may be empty.
     # A process is not told of its own locks, so it asks what its threads hold.
     is_ours = document["pid"] == os.getpid() and log.shared.mutex(SHARD_LOCK).locked()
     if not is_ours and log.shared.holder(SHARD_LOCK) != document["pid"]:

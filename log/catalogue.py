@@ -19,6 +19,7 @@ from framework.log.settings import TopicSettings, check_partitions, check_topic_
 from framework.log.shared import IN_USE, Shared
 
 VERSION = 1
+Change = Callable[[TopicSettings], TopicSettings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +110,20 @@ class Catalogue:
             self._write(topics, next_slot + partitions)
         return topics[name]
 
-    def alter(self, name: str, settings: TopicSettings, partitions: int) -> TopicInfo:
-        """Give a topic other settings, and as many partitions or more.
+    def alter(self, name: str, change: Change, partitions: int | None) -> TopicInfo:
+        """Give a topic the settings that *change* makes of those it has, and as many partitions or more.
 
         Raises:
             UnknownTopic: There is none of this name.
-            InvalidSetting: It has more partitions than *partitions*.
+            InvalidSetting: It has more partitions than *partitions*, or *change* says so.
         """
-        check_partitions(partitions)
+        if partitions is not None:
+            check_partitions(partitions)
         with self._shared.locked(CATALOGUE_LOCK, "the catalogue"):
             topics, next_slot = read_catalogue(self._path)
             info = self._known(topics, name)
-            more = partitions - info.partitions
+            settings = change(info.settings)
+            more = 0 if partitions is None else partitions - info.partitions
             if more < 0:
                 raise InvalidSetting(
                     f"topic {name!r} has {info.partitions} partitions and cannot have {partitions}: the records of the "

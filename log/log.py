@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
-from framework.log.catalogue import Catalogue, TopicInfo
+from framework.log.catalogue import Catalogue, Change, TopicInfo
 from framework.log.cleaner import Cleaner
 from framework.log.clock import Clock, Random, SystemClock, SystemRandom
 from framework.log.cold import MOST_COLD_READERS
@@ -126,26 +126,32 @@ class Log:
         topic_id = uuid.UUID(bytes=self.random.token(16), version=4).hex
         return self._catalogue.create(name, partitions, settings or self.defaults, topic_id)
 
-    def alter_topic(self, name: str, settings: TopicSettings | None = None, partitions: int | None = None) -> TopicInfo:
+    def alter_topic(
+        self, name: str, settings: TopicSettings | Change | None = None, partitions: int | None = None
+    ) -> TopicInfo:
         """Give a topic other settings, more partitions, or both; in force in all processes with their next append.
 
-        Keys move when partitions are added: what reads the topic by key has to expect that.
+        *settings* may be a function, which makes them of those that the topic has when nobody else can alter it. Keys
+        move when partitions are added: what reads the topic by key has to expect that.
 
         Raises:
             UnknownTopic: There is none of this name.
             InvalidSetting: It has more partitions than *partitions*.
         """
-        info = self.topic(name)
-        return self._catalogue.alter(name, settings or info.settings, partitions or info.partitions)
+        self._check_open()
+        change = settings if callable(settings) else lambda now: settings or now
+        return self._catalogue.alter(name, change, partitions)
 
-    def delete_topic(self, name: str) -> None:
+    def delete_topic(self, name: str, *, topic_id: str | None = None) -> None:
         """Delete a topic and its records; appends and reads by any process fail from now on.
 
+        With *topic_id* that one only: somebody may have made another one of the same name.
+
         Raises:
-            UnknownTopic: There is none of this name.
+            UnknownTopic: There is none of this name, or of this name and id.
         """
         self._check_open()
-        self._delete(name)
+        self._delete(name, topic_id)
 
     def _recover(self, boot: bytes, *, first: bool) -> None:
         """Put right what a crash left, or wait until the thread that opened the directory *first* has."""

@@ -99,16 +99,17 @@ class Reader:
     def _attach(self) -> None:
         """Open the segment that holds the offset and go to a batch at or before it."""
         self._close_segment()
-        self._segment, self._next_base = self.partition.segment_of(self.offset)
+        segment, next_base = self.partition.segment_of(self.offset)
         try:
-            self._fd = self._files.open(self._segment.path, write=False)
+            self._fd = self._files.open(segment.path, write=False)
         except FileNotFoundError:
-            missing, self._segment = self._segment, None
             # Retention may have been faster; then the manifest says so now.
-            if self.partition.segment_of(self.offset)[0] is not missing:
+            if self.partition.segment_of(self.offset)[0] is not segment:
                 self._attach()
                 return
-            raise Damaged(f"{missing.path} is missing, the manifest names it") from None
+            raise Damaged(f"{segment.path} is missing, the manifest names it") from None
+        # Not before: without its file the segment is none that could be read on in, should there be no descriptor left.
+        self._segment, self._next_base = segment, next_base
         self._position, self._expected = 0, self._segment.base_offset
         if self.offset > self._segment.base_offset:
             readable = self.partition.readable

@@ -218,28 +218,35 @@ class Snapshot:
         self._open()
 
     def _open(self) -> None:
-        self._manifest = self._current()
-        self._scratch = tempfile.mkdtemp(prefix="framework-view-")
+        manifest, scratch = self._current(), tempfile.mkdtemp(prefix="framework-view-")
         try:
-            access = AccessType.secondary(self._scratch)
-            self._db = _rdict(self.path, _options(secondary=True), access)
+            self._db = _rdict(self.path, _options(secondary=True), AccessType.secondary(scratch))
         except Exception as error:  # rocksdict raises nothing more exact
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
             raise _damaged(f"cannot read the state in {self.path}", error) from error
+        self._manifest, self._scratch = manifest, scratch
 
     def _current(self) -> bytes:
         """Names the manifest, of which each start of the database makes a new one."""
         return (self.path / "CURRENT").read_bytes()
 
     def refresh(self) -> None:
-        """See what has been committed by now."""
+        """See what has been committed by now.
+
+        Raises:
+            StateDamaged: It cannot be read any more.
+        """
         if self._current() == self._manifest:
-            self._db.try_catch_up_with_primary()
+            try:
+                self._db.try_catch_up_with_primary()
+            except Exception as error:  # rocksdict raises nothing more exact
+                raise _damaged(f"cannot read the state in {self.path}", error) from error
             return
         # What it has read from the write-ahead log of an earlier start would hide what came later. The
         # old one is not closed: somebody may still be scanning it.
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        scratch = self._scratch
         self._open()
+        shutil.rmtree(scratch, ignore_errors=True)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of row *key*.

@@ -259,9 +259,9 @@ class GroupStore:
 
     def _without(self, group: str, places: Collection[Place]) -> list[Change]:
         there = _offsets(self._database.scan, group)
-        gone = [place for place in places if place in there]
-        changes: list[Change] = [(_offset_prefix(group) + _pack_place(place), None) for place in gone]
-        if there and len(gone) == len(there):
+        gone = there.keys() & set(places)  # A client may name one twice.
+        changes: list[Change] = [(_offset_prefix(group) + _pack_place(place), None) for place in sorted(gone)]
+        if len(gone) == len(there):
             changes.append((_group_key(group), None))
         return changes
 

@@ -41,13 +41,12 @@ def broker(
     from framework.log.broker.settings import BrokerSettings, parse_listen
 
     host, port = parse_listen(listen)
-    settings = BrokerSettings(
-        host=host, port=port, num_partitions=partitions, auto_create_topics_enable=not no_auto_create
+    settings = within_files(
+        BrokerSettings(host=host, port=port, num_partitions=partitions, auto_create_topics_enable=not no_auto_create)
     )
     app = app_for_reading(app_name, data)
     line = LiveLine(sys.stderr)
     log_above(line, log_level)
-    allow_many_files()
     try:
         with signals_interrupt(), opened(app, create=True) as directory:
             asyncio.run(_serve(directory.log, settings, line))
@@ -85,14 +84,26 @@ async def _serve(log: Log, settings: BrokerSettings, line: LiveLine) -> None:
     line.print("stopped: everything that was acknowledged is in the log")
 
 
-def allow_many_files() -> None:
-    """Let the process have as many descriptors as the system lets it: a client takes one."""
+def within_files(settings: BrokerSettings) -> BrokerSettings:
+    """Let the process have as many descriptors as the system lets it; *settings* that do with those.
+
+    A client takes one. If they could take all of them, those that only connect would keep the log from its own files.
+    """
     import resource
+    from dataclasses import replace
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(MOST_FILES, hard) if hard != resource.RLIM_INFINITY else MOST_FILES
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    files = max(soft, wanted)
+    return replace(
+        settings,
+        max_connections=min(settings.max_connections, max(files // CLIENTS_SHARE, 1)),
+        max_open_readers=min(settings.max_open_readers, max(files // READERS_SHARE, 1)),
+    )
 
 
 MOST_FILES = 16384
+CLIENTS_SHARE, READERS_SHARE = 2, 8
+"""Clients have at most half of the descriptors, and what is kept open for them to read an eighth."""

@@ -121,8 +121,10 @@ def reset(
         there.check_own(name, may_be_new=topic is not None)
         moves = list(there.moves(name, to, topic, partition))
         if execute:
-            now_ms = directory.log.clock.now_ms()
-            with _owned(directory, wait_s) as store:
+            # Looked at anew: until the broker had ended, members may have committed and clients appended.
+            with _owned(directory, wait_s) as store, _Groups(directory) as left:
+                moves = list(left.moves(name, to, topic, partition))
+                now_ms = directory.log.clock.now_ms()
                 offsets = {(part.topic.id, part.number): Committed(at, time_ms=now_ms) for part, _, at in moves}
                 store.commit(name, offsets).result()
         rows = [
@@ -176,9 +178,9 @@ class _Groups:
         self._view = GroupsView(directory.log)
         self._foreign = AgentGroups(directory.log, directory.view).groups()
         self._topics = {info.id: info for info in directory.log.topics().values()}
-        own = dict.fromkeys(self._foreign)
-        self.seen: dict[str, int | None] = dict(sorted([*self._view.groups().items(), *own.items()]))
-        """When each group was seen last; None for one of an app."""
+        seen = {**self._view.groups(), **dict.fromkeys(self._foreign)}
+        self.seen: dict[str, int | None] = {name: seen[name] for name in sorted(seen)}
+        """When each group was seen last; None for one of an app, also where consumers once had its name."""
 
     def __enter__(self) -> _Groups:
         return self

@@ -38,7 +38,10 @@ def alter(
 
     with reading(app_name, data) as directory:
         info = directory.topic(name)
-        wanted = TopicSettings.from_config(settings_from(info.settings.as_config(), retention, settings))
+
+        def wanted(now: TopicSettings) -> TopicSettings:
+            return TopicSettings.from_config(settings_from(now.as_config(), retention, settings))
+
         if partitions is not None and partitions > info.partitions:
             _check_no_tables(directory, info)
         altered = directory.log.alter_topic(name, wanted, partitions)

@@ -41,7 +41,7 @@ def worker(
     """
     import asyncio
 
-    from framework.cli.broker import allow_many_files
+    from framework.cli.broker import within_files
     from framework.cli.directory import app_for_running, exists
     from framework.cli.live import LiveLine, log_above, signals_interrupt
     from framework.cli.session import Session
@@ -54,8 +54,7 @@ def worker(
         from framework.log.broker.settings import BrokerSettings, parse_listen
 
         host, port = parse_listen(listen)
-        settings = BrokerSettings(host=host, port=port)
-        allow_many_files()
+        settings = within_files(BrokerSettings(host=host, port=port))
     session = Session(app, line, made=not exists(app.data), broker=settings)
     running = session.run(wait_s=wait_s, until_idle=until_idle, accept_schema=accept_schema)
     try:

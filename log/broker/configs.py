@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -205,17 +206,26 @@ def _altered(
 ) -> list[AlteredResource]:
     """Set each of *resources* as *wanted* says, which is told what is asked and how it is set now."""
     altered = []
-    for asked in resources:
-        code, text = Code.NONE, None
+    counts = Counter((each.resource_type, each.resource_name) for each in resources)
+    for asked in {(each.resource_type, each.resource_name): each for each in resources}.values():
+        code, text, count = Code.NONE, None, counts[asked.resource_type, asked.resource_name]
         try:
+            if count > 1:
+                raise Refusal(Code.INVALID_REQUEST, f"{asked.resource_name!r} is named {count} times")
             if asked.resource_type != TOPIC:
                 raise Refusal(Code.INVALID_REQUEST, "only the settings of topics can be altered; a broker's are fixed")
             info = node.log.topic(asked.resource_name)
             if is_internal(info.name):
                 raise Refusal(Code.INVALID_TOPIC_EXCEPTION, f"{info.name!r} is an internal topic")
-            settings = settings_of(wanted(asked, info.settings), node.log.defaults)
-            if not validate_only:
-                node.log.alter_topic(info.name, settings)
+
+            def change(now: TopicSettings, asked: Any = asked) -> TopicSettings:
+                return settings_of(wanted(asked, now), node.log.defaults)
+
+            if validate_only:
+                change(info.settings)
+            else:
+                # Of what there is then: another client may be altering something else.
+                node.log.alter_topic(info.name, change)
         except (Error, OSError) as error:
             code, text = code_of(error), str(error)
         altered.append(

@@ -240,14 +240,12 @@ class Connection(asyncio.Protocol):
             result.add_done_callback(partial(self._came, answer))
         else:
             self._held = self._host.start(self._hold(answer, result))
+            self._held.add_done_callback(partial(self._let_go, answer, result))
 
     async def _hold(self, answer: _Answer, work: Coroutine[Any, Any, Any]) -> None:
         """Let no other request begin before *work* has ended."""
         try:
             result = await work
-        except asyncio.CancelledError:
-            self._forget(answer)
-            raise
         except Exception as error:  # noqa: BLE001  # one client's request must not end the others' broker
             self._held = None
             self._forget(answer)
@@ -256,6 +254,12 @@ class Connection(asyncio.Protocol):
             self._held = None
             self._settle(answer, result)
             self._go_on()
+
+    def _let_go(self, answer: _Answer, work: Coroutine[Any, Any, Any], held: asyncio.Task[None]) -> None:
+        """Forget a request that was called off; not in `_hold`, which has not begun if that was in the same moment."""
+        if held.cancelled():
+            work.close()
+            self._forget(answer)
 
     def _came(self, answer: _Answer, future: asyncio.Future[Any]) -> None:
         error = future.exception()

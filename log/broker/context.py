@@ -39,6 +39,8 @@ class Node:
     """Threads that wait for the disk, for those who read."""
     working: Executor
     """Threads for everything else that would hold up the loop."""
+    checking: Executor
+    """Threads that look through what producers sent, who must not wait for any of that."""
     handlers: Mapping[str, Callable[[Context, int, Any], Any]]
     """Who answers which API, by its name."""
     said: set[str] = field(default_factory=set)

@@ -49,7 +49,7 @@ class _Fetching:
         self._node, self._client, self._body = context.node, context.client.number, body
         self._left = min(body.max_bytes, self._node.settings.fetch_max_bytes, self._node.memory.fetch_bytes())
         self._min_bytes = min(body.min_bytes, self._left)
-        self._size = 0
+        self._size = self._counted = 0
         self.topics = [
             (topic.name, [self._part(topic.name, asked) for asked in topic.partitions]) for topic in body.topics
         ]
@@ -103,14 +103,24 @@ class _Fetching:
                 # The client is gone, and the thread may still have it: whoever is last closes it.
                 reading.add_done_callback(lambda _, reader=reader: reader.close())  # type: ignore[misc]
                 raise
+            self._count(self._size)
             self._node.readers.give_back(self._client, reader)
+
+    def _count(self, size: int) -> None:
+        """Let what has been read so far be *size* for others, who have to do with the rest of the memory."""
+        self._node.memory.unsent_bytes += size - self._counted
+        self._counted = size
+
+    def _room(self) -> int:
+        """How much more there may be in the answer: with others that are read at once, less than at its beginning."""
+        return min(self._left, self._node.memory.fetch_bytes() - self._size)
 
     def _reader(self, part: _Part) -> Reader | None:
         """A reader of what there is to read in a partition, if there is something, and room for it."""
         partition = part.partition
         if partition is None or part.error is not None or part.is_full:
             return None
-        if self._left < HEADER_BYTES and self._size:
+        if self._size and self._room() < HEADER_BYTES:
             part.is_full = True
             return None
         try:
@@ -126,16 +136,16 @@ class _Fetching:
 
     def _read(self, part: _Part, reader: Reader) -> None:
         """Read on in one partition; in any thread, as nobody else has *reader* or *part*."""
-        room = min(part.asked.partition_max_bytes - part.size, self._left)
+        left = self._room()
         try:
-            found = reader.read(max(room, HEADER_BYTES))
+            found = reader.read(max(min(part.asked.partition_max_bytes - part.size, left), HEADER_BYTES))
         except (Error, OSError) as error:
             self._fail(part, error)
             return
         chunks = [batch for _, batch in found.batches]
         size = sum(map(len, chunks))
         # One batch is given in any case, or who asks for less than there is would never get on.
-        if self._size and size > self._left:
+        if self._size and size > left:
             part.is_full = True
             reader.seek(part.offset)
             return
@@ -167,11 +177,15 @@ class _Fetching:
         loop = asyncio.get_running_loop()
         most_ms = self._node.settings.connections_max_idle_ms
         deadline = loop.time() + min(max(self._body.max_wait_ms, 0), most_ms) / 1000
-        while True:
-            await self.read_far(far)
-            if self.is_enough or not await self._node.bell.wait(self.positions(), deadline):
-                return self.response()
-            far = self.read_near()
+        try:
+            while True:
+                self._count(self._size)
+                await self.read_far(far)
+                if self.is_enough or not await self._node.bell.wait(self.positions(), deadline):
+                    return self.response()
+                far = self.read_near()
+        finally:
+            self._count(0)  # From here on it counts as what is sent, or is gone.
 
 
 def fetch(context: Context, _: int, body: FetchRequest) -> FetchResponse | Awaitable[FetchResponse]:

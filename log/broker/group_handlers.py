@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -59,6 +59,7 @@ from framework.log.log import Log
 GROUP_KEY, SEVERAL_KEYS_FROM = 0, 4
 """The kind of key that stands for a group, and the version of FindCoordinator that asks about several."""
 FOREIGN_REFRESH_S = 5.0
+NEVER_MS = 1 << 53
 PROTOCOL = "framework"
 """What the way of assigning is called in groups that are not the broker's."""
 DEAD = "Dead"
@@ -119,13 +120,14 @@ class GroupHandlers:
         """Do what has to be done while nobody asks, until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
+            group.create_task(self._forget())
             group.create_task(self._follow())
 
     async def refresh(self) -> None:
         """Know the names of the groups that are not the broker's; to be called before the first request comes."""
         try:
             await asyncio.to_thread(self._foreign.refresh)
-        except Error as error:
+        except (Error, OSError) as error:
             logger.warning("agents and jobs cannot be shown as groups: %s", error)
 
     async def _follow(self) -> None:
@@ -134,28 +136,30 @@ class GroupHandlers:
             await asyncio.sleep(FOREIGN_REFRESH_S)
 
     async def _watch(self) -> None:
-        """End sessions and rebalances whose time is over, and forget offsets."""
-        interval_ms = self._settings.offsets_retention_check_interval_ms
-        check_ms = self._now_ms() + interval_ms
+        """End sessions and rebalances whose time is over."""
         while True:
-            next_ms, now_ms = self.coordinator.tick(), self._now_ms()
-            if now_ms >= check_ms:
-                await self.expire()
-                check_ms = now_ms + interval_ms
-            self._wakes_ms = check_ms if next_ms is None else min(check_ms, next_ms)
+            # Nothing else runs between the tick and the wait, or what it makes due sooner would be missed.
+            next_ms = self.coordinator.tick()
+            self._wakes_ms = NEVER_MS if next_ms is None else next_ms
             self._waking.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(self._wakes_ms - self._now_ms(), 1) / 1000):
                     await self._waking.wait()
 
+    async def _forget(self) -> None:
+        """Forget offsets whose time is over, in a task of its own: a slow disk must not keep sessions from ending."""
+        while True:
+            await asyncio.sleep(self._settings.offsets_retention_check_interval_ms / 1000)
+            await self.expire()
+
     async def expire(self) -> None:
         """Forget the offsets of groups that were not seen for too long, and of topics that are gone."""
         now_ms = self._log.clock.now_ms()
         before_ms = now_ms - self._settings.offsets_retention_ms
-        topics = {info.id for info in self._log.topics().values()}
         try:
+            topics = {info.id for info in self._log.topics().values()}
             gone = await settled(self._offsets.expire(before_ms, now_ms, self.coordinator.live(), topics))
-        except Error as error:
+        except (Error, OSError) as error:
             logger.warning("committed offsets could not be looked through: %s", error)
             return
         if gone:
@@ -206,13 +210,14 @@ class GroupHandlers:
     # Looking at groups, and deleting them.
 
     async def describe(self, context: Context, version: int, body: DescribeGroupsRequest) -> DescribeGroupsResponse:
-        """What is going on in some groups."""
-        foreign, stored = await asyncio.to_thread(self._foreign.groups), set(self._offsets.groups())
-        return DescribeGroupsResponse(groups=[self._described(each, foreign.get(each), stored) for each in body.groups])
+        """What is going on in some groups; in each once, or a small request would be a huge answer."""
+        foreign, stored = await self._foreign_groups(), set(self._offsets.groups())
+        names = dict.fromkeys(body.groups)
+        return DescribeGroupsResponse(groups=[self._described(each, foreign.get(each), stored) for each in names])
 
     async def list_all(self, context: Context, version: int, body: ListGroupsRequest) -> ListGroupsResponse:
         """Every group, or those in some states."""
-        foreign = await asyncio.to_thread(self._foreign.groups)
+        foreign = await self._foreign_groups()
         found = {each.group_id: each for each in self.coordinator.listed()}
         for group_id in self._offsets.groups():
             found.setdefault(group_id, _listed(group_id, State.EMPTY))
@@ -263,6 +268,14 @@ class GroupHandlers:
         return known or DescribedGroup(group_id=group_id, state=DEAD)
 
     # How it is done.
+
+    async def _foreign_groups(self) -> Mapping[str, ForeignGroup]:
+        """The groups that are not the broker's; none while they cannot be read, which keeps nobody from the others."""
+        try:
+            return await asyncio.to_thread(self._foreign.groups)
+        except (Error, OSError) as error:
+            logger.warning("agents and jobs cannot be shown as groups: %s", error)
+            return {}
 
     def _later(self, ask: Callable[[Callable[[S], None]], None]) -> Awaitable[S]:
         """What *ask* is answered with."""

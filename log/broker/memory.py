@@ -11,7 +11,7 @@ MIN_FETCH_BYTES = 16 << 10
 
 
 class Memory:
-    """Bytes of requests in hand, of requests that have arrived in part, and of answers that their clients do not take.
+    """Bytes of requests in hand, of those that have arrived in part, and of answers that are read or not taken yet.
 
     Above the limit everybody waits for the requests in hand to get done. When there are none, and what has arrived in
     part takes all of it, nothing would ever go on: then somebody has to be hung up on.

@@ -120,11 +120,14 @@ class OffsetHandlers:
     async def fetch(self, context: Context, version: int, body: OffsetFetchRequest) -> OffsetFetchResponse:
         """How far groups have read."""
         several = version >= SEVERAL_GROUPS_FROM
-        asked = body.groups if several else [OffsetFetchGroup(group_id=body.group_id, topics=body.topics)]
-        foreign: Mapping[str, ForeignGroup] = {}
+        asked = _once(body.groups if several else [OffsetFetchGroup(group_id=body.group_id, topics=body.topics)])
+        foreign: Mapping[str, ForeignGroup] | Error | OSError = {}
         if any(self._is_foreign(each.group_id) for each in asked):
-            foreign = await asyncio.to_thread(self._foreign.groups)
-        found = [self._fetched(each, foreign.get(each.group_id), version) for each in asked]
+            try:
+                foreign = await asyncio.to_thread(self._foreign.groups)
+            except (Error, OSError) as error:
+                foreign = error
+        found = [self._fetched(each, foreign, version) for each in asked]
         if several:
             return OffsetFetchResponse(groups=found)
         return OffsetFetchResponse(topics=found[0].topics, error_code=found[0].error_code)
@@ -173,21 +176,29 @@ class OffsetHandlers:
             return Code.OFFSET_METADATA_TOO_LARGE
         return Code.NONE
 
-    def _fetched(self, asked: OffsetFetchGroup, foreign: ForeignGroup | None, version: int) -> OffsetFetchedGroup:
+    def _fetched(
+        self, asked: OffsetFetchGroup, foreign: Mapping[str, ForeignGroup] | Error | OSError, version: int
+    ) -> OffsetFetchedGroup:
+        """What one group has read; *foreign* are those that are not the broker's, or why they cannot be read."""
         try:
-            topics = self._topics(asked, foreign)
-        except Error as error:
+            if isinstance(foreign, Exception):
+                if self._is_foreign(asked.group_id):
+                    raise foreign
+                foreign = {}
+            topics = self._topics(asked, foreign.get(asked.group_id))
+            return OffsetFetchedGroup(group_id=asked.group_id, topics=topics)
+        except (Error, OSError) as error:
             logger.warning("the offsets of group %r cannot be read: %s", asked.group_id, error)
             code = code_of(error)
-            if version >= GROUP_ERRORS_FROM or asked.topics is None:
-                return OffsetFetchedGroup(group_id=asked.group_id, topics=(), error_code=code)
-            topics = [
-                OffsetFetchedTopic(
-                    name=topic.name,
-                    partitions=[OffsetFetchedPartition(index=index, error_code=code) for index in topic.partitions],
-                )
-                for topic in asked.topics
-            ]
+        if version >= GROUP_ERRORS_FROM or asked.topics is None:
+            return OffsetFetchedGroup(group_id=asked.group_id, topics=(), error_code=code)
+        topics = [
+            OffsetFetchedTopic(
+                name=topic.name,
+                partitions=[OffsetFetchedPartition(index=index, error_code=code) for index in topic.partitions],
+            )
+            for topic in asked.topics
+        ]
         return OffsetFetchedGroup(group_id=asked.group_id, topics=topics)
 
     def _topics(self, asked: OffsetFetchGroup, foreign: ForeignGroup | None) -> list[OffsetFetchedTopic]:
@@ -256,6 +267,22 @@ def answered(done: Future[None], build: Callable[[Code], Struct]) -> asyncio.Fut
 
     asyncio.wrap_future(done).add_done_callback(finish)
     return answer
+
+
+def _once(asked: Sequence[OffsetFetchGroup]) -> list[OffsetFetchGroup]:
+    """Each group, topic and partition once: with its metadata each time, a small request would be a huge answer."""
+    groups: dict[str, OffsetFetchGroup] = {}
+    for group in asked:
+        if group.group_id in groups:
+            continue
+        wanted: dict[str, dict[int, None]] = {}
+        for topic in group.topics or ():
+            wanted.setdefault(topic.name, {}).update(dict.fromkeys(topic.partitions))
+        topics = [OffsetFetchTopic(name=name, partitions=tuple(indexes)) for name, indexes in wanted.items()]
+        groups[group.group_id] = OffsetFetchGroup(
+            group_id=group.group_id, topics=None if group.topics is None else topics
+        )
+    return list(groups.values())
 
 
 def _committed(codes: Codes, end: Code) -> OffsetCommitResponse:

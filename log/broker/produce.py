@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from framework.log.broker.batches import BadRecords, check_records, header_of, is_quick
+from framework.log.broker.batches import AT_ONCE_BYTES, BadRecords, check_records, header_of, is_quick
 from framework.log.broker.codes import Code, Refusal, code_of
 from framework.log.broker.context import Context, HangUp, Node, is_internal
 from framework.log.broker.sent_before import find_batch
@@ -35,6 +35,9 @@ FIRST_VERSION = 3
 """The first one whose batches are of the one format there is."""
 SENT_BEFORE = -1
 """What the log says instead of an offset."""
+MAX_EXPLAINED = 100
+"""Of so many batches of a request it is said why they are refused, of all others only by a code: a request of a
+megabyte may name a hundred thousand partitions, and the text may quote the name of their topic."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,9 +67,12 @@ class _Part:
 
     def refuse(self, error: Exception) -> None:
         """It is not appended."""
+        # A producer that the log has forgotten begins anew only when it is told where the log starts.
+        start = -1 if self.partition is None else _log_start(self.partition)
         self.answer = ProducedPartition(
             index=self.asked.index,
             error_code=code_of(error),
+            log_start_offset=start,
             error_message=str(error),
             record_errors=error.faults if isinstance(error, BadRecords) else (),
         )
@@ -77,9 +83,10 @@ class _Producing:
 
     def __init__(self, context: Context, version: int, body: ProduceRequest) -> None:
         self._node, self._body = context.node, body
-        self.topics = [
-            (topic.name, [self._part(topic.name, part, version) for part in topic.partitions]) for topic in body.topics
-        ]
+        self.topics: list[tuple[str, list[_Part]]] = []
+        for topic in body.topics:
+            info = self._topic(topic.name, version)
+            self.topics.append((topic.name, [self._part(info, part) for part in topic.partitions]))
         self._left = 0
         self._done: asyncio.Future[ProduceResponse | None] = asyncio.get_running_loop().create_future()
 
@@ -87,13 +94,23 @@ class _Producing:
         for _, parts in self.topics:
             yield from parts
 
-    def _part(self, topic: str, asked: ProducePartition, version: int) -> _Part:
-        part = _Part(asked)
+    def _topic(self, name: str, version: int) -> TopicInfo | Error | OSError:
+        """The topic, or why nothing is appended to it; asked once, however many of its partitions there are."""
         try:
-            self._check_request(topic, version)
-            part.topic = self._node.log.topic(topic)
-            part.partition = self._node.log.partition(part.topic, asked.index)
-            part.header = header_of(asked.records, part.topic)
+            self._check_request(name, version)
+            return self._node.log.topic(name)
+        except (Error, OSError) as error:
+            return error
+
+    def _part(self, topic: TopicInfo | Error | OSError, asked: ProducePartition) -> _Part:
+        part = _Part(asked)
+        if isinstance(topic, Exception):
+            part.refuse(topic)
+            return part
+        try:
+            part.topic = topic
+            part.partition = self._node.log.partition(topic, asked.index)
+            part.header = header_of(asked.records, topic)
         except (Error, OSError) as error:
             part.refuse(error)
         return part
@@ -177,7 +194,7 @@ class _Producing:
             part.answer = ProducedPartition(index=part.asked.index, error_code=Code.DUPLICATE_SEQUENCE_NUMBER)
             return
         part.answer = ProducedPartition(
-            index=part.asked.index, base_offset=offset, log_start_offset=part.partition.log_start
+            index=part.asked.index, base_offset=offset, log_start_offset=_log_start(part.partition)
         )
 
     def _settled(self) -> None:
@@ -195,6 +212,9 @@ class _Producing:
                 code = Code(failed.error_code).name
                 self._done.set_exception(HangUp(f"sent, with acks=0, what is refused: {code}, {failed.error_message}"))
             return
+        explained = [part for part in self.parts() if part.answer and part.answer.error_message is not None]
+        for part in explained[MAX_EXPLAINED:]:
+            part.answer = part.answer._replace(error_message=None)  # type: ignore[union-attr]  # it is a tuple
         topics = [
             ProducedTopic(name=name, partitions=[part.answer for part in parts if part.answer])
             for name, parts in self.topics
@@ -202,15 +222,25 @@ class _Producing:
         self._done.set_result(ProduceResponse(topics=topics))
 
 
+def _log_start(partition: Partition) -> int:
+    """Where *partition* begins, -1 if that cannot be read; what was appended is appended all the same."""
+    try:
+        return partition.log_start
+    except (Error, OSError):
+        return -1
+
+
 def produce(
     context: Context, version: int, body: ProduceRequest
 ) -> Awaitable[ProduceResponse | None | Awaitable[ProduceResponse | None]]:
     """Append batches; what takes longer to check than a moment holds up the connection, and no other one."""
     producing = _Producing(context, version, body)
-    slow = []
+    slow, left = [], AT_ONCE_BYTES
     for part in producing.parts():
-        if part.is_quick:
+        size = 0 if part.header is None else part.header.size
+        if part.is_quick and size <= left:
             part.check_records()
+            left -= size
         else:
             slow.append(part)
     return _produce_slowly(context.node, producing, slow) if slow else producing.append()
@@ -218,7 +248,7 @@ def produce(
 
 async def _produce_slowly(node: Node, producing: _Producing, slow: list[_Part]) -> Awaitable[ProduceResponse | None]:
     for part in slow:
-        await node.in_thread(part.check_records)
+        await asyncio.get_running_loop().run_in_executor(node.checking, part.check_records)
     return producing.append()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,8 +31,8 @@ from framework.log.cursor import first_record_at
 from framework.log.errors import Error
 from framework.log.partition import Partition
 
-LATEST, EARLIEST, MAX_TIMESTAMP = -1, -2, -3
-"""What stands for a place in ListOffsets, where else there is a time."""
+LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL = -1, -2, -3, -4
+"""What stands for a place in ListOffsets, where else there is a time; nothing here lies elsewhere than on this disk."""
 HIGH_WATERMARK = -1
 """What stands for it in DeleteRecords."""
 
@@ -41,17 +42,21 @@ def list_offsets(
 ) -> ListOffsetsResponse | Awaitable[ListOffsetsResponse]:
     """The ends of partitions at once; looking for a time takes reading."""
     node = context.node
-    if all(part.timestamp in (LATEST, EARLIEST) for topic in body.topics for part in topic.partitions):
+    if all(part.timestamp in (LATEST, EARLIEST, EARLIEST_LOCAL) for topic in body.topics for part in topic.partitions):
         return _listed(node, body)
     return node.in_thread(_listed, node, body)
 
 
 def _listed(node: Node, body: ListOffsetsRequest) -> ListOffsetsResponse:
-    topics = [
-        ListedTopic(name=topic.name, partitions=[_listed_offset(node, topic.name, part) for part in topic.partitions])
-        for topic in body.topics
-    ]
-    return ListOffsetsResponse(topics=topics)
+    counts = Counter((topic.name, part.index) for topic in body.topics for part in topic.partitions)
+    once = {(topic.name, part.index): part for topic in body.topics for part in topic.partitions}
+    found: dict[str, list[ListedOffset]] = {topic.name: [] for topic in body.topics}
+    for (topic, index), part in once.items():
+        twice = counts[topic, index] > 1
+        found[topic].append(
+            ListedOffset(index=index, error_code=Code.INVALID_REQUEST) if twice else _listed_offset(node, topic, part)
+        )
+    return ListOffsetsResponse(topics=[ListedTopic(name=name, partitions=parts) for name, parts in found.items()])
 
 
 def _listed_offset(node: Node, topic: str, asked: ListOffsetsPartition) -> ListedOffset:
@@ -71,7 +76,7 @@ def _find(node: Node, partition: Partition, timestamp: int) -> tuple[int, int] |
     partition.check_exists()
     if timestamp == LATEST:
         return partition.high_watermark, -1
-    if timestamp == EARLIEST:
+    if timestamp in (EARLIEST, EARLIEST_LOCAL):
         return partition.log_start, -1
     end = partition.high_watermark
     if timestamp == MAX_TIMESTAMP:
@@ -144,14 +149,13 @@ def delete_records(context: Context, _: int, body: DeleteRecordsRequest) -> Awai
 
 
 def _delete_records(node: Node, body: DeleteRecordsRequest) -> DeleteRecordsResponse:
-    topics = [
-        DeletedRecordsTopic(
-            name=topic.name,
-            partitions=[_deleted(node, topic.name, part.index, part.offset) for part in topic.partitions],
-        )
-        for topic in body.topics
-    ]
-    return DeleteRecordsResponse(topics=topics)
+    once = {(topic.name, part.index): part.offset for topic in body.topics for part in topic.partitions}
+    gone: dict[str, list[DeletedPartition]] = {topic.name: [] for topic in body.topics}
+    for (topic, index), offset in once.items():
+        gone[topic].append(_deleted(node, topic, index, offset))
+    return DeleteRecordsResponse(
+        topics=[DeletedRecordsTopic(name=name, partitions=parts) for name, parts in gone.items()]
+    )
 
 
 def _deleted(node: Node, topic: str, index: int, before: int) -> DeletedPartition:

@@ -35,7 +35,7 @@ from framework.log.locks import BROKER_LOCK
 from framework.log.log import Log
 
 CLUSTER_VERSION = 1
-WORKING_THREADS = 2
+WORKING_THREADS = CHECKING_THREADS = 2
 BACKLOG = 512
 SWEEPS = 10
 """How many times in its idle time a connection is looked at."""
@@ -98,10 +98,12 @@ class Broker:
             exits.callback(bell.close)
             reading = ThreadPoolExecutor(self.settings.read_threads, "framework-broker-read")
             working = ThreadPoolExecutor(WORKING_THREADS, "framework-broker-work")
+            checking = ThreadPoolExecutor(CHECKING_THREADS, "framework-broker-check")
             readers = Readers(self._log, self.settings.max_open_readers, reading)
             exits.callback(readers.close)
             exits.callback(reading.shutdown)
             exits.callback(working.shutdown)
+            exits.callback(checking.shutdown)
             server, address = await self._listen()
             exits.callback(server.close)
             self.node = Node(
@@ -116,6 +118,7 @@ class Broker:
                 SentBefore(),
                 reading,
                 working,
+                checking,
                 HANDLERS,
             )
             groups = await self._open_groups(exits)

@@ -255,18 +255,22 @@ def _delete(node: Node, asked: DeleteTopic, count: int, total: int) -> DeletedTo
     try:
         _check_named_once(name or asked.topic_id.hex(), count)
         _check_number(node, total)
+        if name is not None and asked.topic_id != NO_UUID:
+            raise Refusal(Code.INVALID_REQUEST, f"topic {name!r} is asked for by an id, too: say one of both")
         if name is None:
             info = next((info for info in node.log.topics().values() if _id_of(info) == asked.topic_id), None)
             if info is None:
                 raise Refusal(Code.UNKNOWN_TOPIC_ID, f"there is no topic of id {asked.topic_id.hex()}")
             name = info.name
+        else:
+            info = node.log.topic(name)
         if is_internal(name):
             raise Refusal(Code.INVALID_TOPIC_EXCEPTION, f"{name!r} is an internal topic")
-        topic_id = _id_of(node.log.topic(name))
-        node.log.delete_topic(name)
+        # That one, or none: somebody else may just have made another one of this name.
+        node.log.delete_topic(name, topic_id=info.id)
     except (Error, OSError) as error:
         return DeletedTopic(name=name, topic_id=asked.topic_id, error_code=code_of(error), error_message=str(error))
-    return DeletedTopic(name=name, topic_id=topic_id)
+    return DeletedTopic(name=name, topic_id=_id_of(info))
 
 
 def create_partitions(context: Context, _: int, body: CreatePartitionsRequest) -> Awaitable[CreatePartitionsResponse]:

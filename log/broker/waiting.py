@@ -82,8 +82,7 @@ class Bell:
             return False
         self._listen()
         # After that, for it forgets earlier rings.
-        if self._log.catalogue_version != self._catalogue_version:
-            self._catalogue_version = self._log.catalogue_version
+        if self._has_new_catalogue():
             return True
         for partition, offset in waiter.partitions:
             if partition.high_watermark > offset:
@@ -136,17 +135,22 @@ class Bell:
             self._ignore()
             return
         self._doorbell.drain()
-        version = self._log.catalogue_version
-        if version != self._catalogue_version:
-            # A topic may be gone: whoever reads it finds out.
-            self._catalogue_version = version
-            self._wake_all()
+        if self._has_new_catalogue():
             return
         for partition, waiters in self._waiting.items():
             high_watermark = partition.high_watermark
             for waiter, offset in waiters.items():
                 if high_watermark > offset and not waiter.future.done():
                     waiter.future.set_result(None)
+
+    def _has_new_catalogue(self) -> bool:
+        """Whether there is one, and everybody is told: a topic may be gone, and whoever reads it finds out."""
+        version = self._log.catalogue_version
+        if version == self._catalogue_version:
+            return False
+        self._catalogue_version = version
+        self._wake_all()
+        return True
 
     def _wake_all(self) -> None:
         for waiters in self._waiting.values():

@@ -78,6 +78,8 @@ async def test_without_a_state_there_are_no_groups(tmp_path: Path) -> None:
         groups = AgentGroups(log)
         groups.refresh()
         assert (groups.groups(), "shop.plain" in groups.names()) == ({}, False)
+        (tmp_path / "data" / FILE).touch()
+        assert groups.groups() == {}, "what a power cut left of the status of a worker is none"
         groups.close()
 
 

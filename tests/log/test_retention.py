@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +178,38 @@ def test_altered_settings_hold_for_partitions_that_are_open_already(log: Log) ->
     assert [segment.base_offset for segment in other.segments()] == [0, 8]
 
 
+def test_settings_are_altered_one_change_after_the_other(log: Log) -> None:
+    """Whoever makes new settings of old ones has to do with what another thread has made of them."""
+    topic(log)
+    before, rounds = log.topic("t").settings.retention_ms, 20
+
+    def alter() -> None:
+        for _ in range(rounds):
+            log.alter_topic("t", lambda now: replace(now, retention_ms=now.retention_ms + 1))
+            log.alter_topic("t", partitions=2)
+
+    with ThreadPoolExecutor(3) as threads:
+        for done in [threads.submit(alter) for _ in range(3)]:
+            done.result(60)
+    assert (log.topic("t").settings.retention_ms, log.topic("t").partitions) == (before + 3 * rounds, 2)
+
+
 def test_partitions_can_be_added_and_not_taken_away(log: Log) -> None:
     topic(log)
     assert log.alter_topic("t", partitions=3).partitions == 3
     fill(log, log.partition(log.topic("t"), 2), 1)
     with pytest.raises(InvalidSetting, match="topic 't' has 3 partitions and cannot have 2"):
         log.alter_topic("t", partitions=2)
+
+
+def test_a_topic_is_deleted_by_its_id_and_not_another_of_its_name(log: Log) -> None:
+    old = topic(log).topic.id
+    log.delete_topic("t", topic_id=old)
+    new = topic(log)
+    with pytest.raises(UnknownTopic, match="topic 't' is another one now"):
+        log.delete_topic("t", topic_id=old)
+    fill(log, new, 1)
+    assert log.topic("t").id == new.topic.id
 
 
 def test_a_deleted_topic_takes_no_appends_and_no_reads_by_those_who_have_it_open(log: Log) -> None:

@@ -294,6 +294,21 @@ def test_a_snapshot_reports_damage_too(damaged: Database, snapshot_of: Any) -> N
         list(snapshot.scan(b"a"))
 
 
+def test_a_snapshot_whose_database_is_damaged_meanwhile_says_so(open_database: Any, snapshot_of: Any) -> None:
+    """It goes on with what it has; whoever looks after it catches an error of ours, and no bare `Exception`."""
+    database = open_database()
+    database.write([(b"a", b"1")])
+    database.flush()
+    snapshot = snapshot_of(database.path)
+    database.write([(b"b", b"1")])
+    database.flush()
+    manifest = database.path / (database.path / "CURRENT").read_text().strip()
+    manifest.write_bytes(manifest.read_bytes()[:-20] + b"x" * 20)
+    with pytest.raises(StateDamaged, match="cannot read the state in"):
+        snapshot.refresh()
+    assert snapshot.get(b"a") == b"1"
+
+
 def test_what_is_no_database_is_refused(tmp_path: Path, open_database: Any) -> None:
     database = open_database()
     database.write([(b"a", b"1")])

@@ -115,6 +115,18 @@ def test_a_group_is_there_as_long_as_it_has_offsets(store: OffsetStore) -> None:
     store.delete_group("readers").result(60)
 
 
+@pytest.mark.parametrize("named", [[0, 0], [0, 0, 1], [0, 7, 7]])
+def test_a_partition_that_is_named_twice_is_forgotten_once(store: OffsetStore, named: list[int]) -> None:
+    """A group is there as long as it has offsets, and no longer, whatever a client asks for."""
+    store.commit("g", {(A, 0): Committed(1), (A, 1): Committed(1)}).result(30)
+    store.delete("g", [(A, number) for number in named]).result(30)
+    left = {(A, number) for number in (0, 1) if number not in named}
+    assert (set(store.fetch("g")), store.groups()) == (left, ["g"] if left else [])
+    store.delete("g", [(A, 1), (A, 1)]).result(30)
+    store.delete("none", [(A, 1)]).result(30)
+    assert store.groups() == []
+
+
 def test_there_are_so_many_groups_and_no_more(store: OffsetStore) -> None:
     for name in "abc":
         store.commit(name, {(A, 0): at(1)}).result(60)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+import struct
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
-if TYPE_CHECKING:
-    from tests.framework.cli.conftest import Running, Shell
+from tests.framework.cli.conftest import Running, Shell
 
 TIMEOUT_S = 30
+FEW_FILES = 120
 DOUBLE = """
 from framework import App
 
@@ -34,9 +39,9 @@ def address_of(running: Running) -> str:
     return address
 
 
-def send(address: str, topic: str, *values: bytes) -> None:
+def send(address: str, topic: str, *values: bytes, producer: Producer | None = None) -> None:
     """Send *values*, and wait until they are acknowledged."""
-    producer, errors = Producer({"bootstrap.servers": address}), list[Any]()
+    producer, errors = producer or Producer({"bootstrap.servers": address}), list[Any]()
     for value in values:
         producer.produce(topic, value, on_delivery=lambda error, _: errors.append(error))
     assert producer.flush(TIMEOUT_S) == 0
@@ -142,3 +147,43 @@ def test_topics_are_made_on_demand_as_the_options_say(shell: Shell) -> None:
     send(address_of(broker), "flights", b"UA 1")
     [row] = shell.ok("topics", "ls", "--json").json()
     assert (row["topic"], row["partitions"]) == ("flights", 3)
+
+
+def was_answered(client: socket.socket) -> bool:
+    """Whether the broker has said what it serves, or turned *client* away."""
+    try:
+        client.sendall(struct.pack(">ihhih", 10, 18, 0, 1, -1))
+        return bool(client.recv(4))
+    except ConnectionError:
+        return False
+
+
+@pytest.mark.slow
+def test_clients_that_only_connect_leave_the_log_its_files(packages: Path, tmp_path: Path) -> None:
+    """With few descriptors there are fewer clients, and none is told that the disk has failed."""
+    with ExitStack() as exits:
+        shell = Shell(tmp_path, packages, exits)
+        few = ["bash", "-c", f'ulimit -n {FEW_FILES}; exec "$0" "$@"', sys.executable, "-m", "framework"]
+        process = subprocess.Popen(
+            [*few, "broker", "--data", "data", "--listen", ":0"],
+            cwd=shell.folder,
+            env=shell.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running = Running(process)
+        exits.callback(running.close)
+        address = address_of(running)
+        host, _, port = address.rpartition(":")
+        producer = Producer({"bootstrap.servers": address})
+        send(address, "first", b"made", producer=producer)
+        taken = 0
+        for _ in range(FEW_FILES):
+            client = exits.enter_context(socket.create_connection((host, int(port)), TIMEOUT_S))
+            taken += was_answered(client)
+        assert FEW_FILES // 3 < taken <= FEW_FILES // 2
+        for number in range(3):
+            send(address, f"topic-{number}", b"kept", producer=producer)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0

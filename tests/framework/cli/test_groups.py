@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from framework.log import Log
+from framework.cli import groups
+from framework.cli.directory import Directory
+from framework.log import Log, NewRecord, encode
 from framework.log.broker.offsets import Committed
 from framework.state.groups import GroupStore
 from tests.framework.cli.conftest import Shell, with_words
@@ -83,6 +87,15 @@ def test_a_group_is_read_while_a_broker_has_it(read: Shell) -> None:
     with broker(read.folder / "data") as (log, store):
         store.commit("new", {(log.topic("words").id, 1): Committed(1, time_ms=START_MS)}).result(60)
         assert [row["partition"] for row in read.ok("groups", "show", "new", "--json").json()] == [1]
+
+
+def test_an_agent_may_have_the_name_of_a_group_that_was_there_before(read: Shell) -> None:
+    """What consumers have committed under that name is not shown any more; the agent is."""
+    with broker(read.folder / "data") as (log, store):
+        store.commit("words.split", {(log.topic("words").id, 1): Committed(1, time_ms=START_MS)}).result(60)
+    [row] = [row for row in read.ok("groups", "ls", "--json").json() if row["group"] == "words.split"]
+    assert (row["kind"], row["topics"]) == ("app", ["lines"])
+    assert [row["topic"] for row in read.ok("groups", "show", "words.split", "--json").json()] == ["lines"]
 
 
 def test_a_group_is_moved_in_the_partitions_that_it_has_read(read: Shell) -> None:
@@ -166,3 +179,28 @@ def holding(shell: Shell, script: Path) -> Iterator[int]:
             yield process.pid
         finally:
             process.kill()
+
+
+def test_a_group_is_moved_as_it_is_when_the_broker_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What members commit, and clients append, while the command waits for the broker is there before it moves them."""
+    monkeypatch.setenv("FRAMEWORK_DATA", str(tmp_path / "data"))
+    with Log(tmp_path / "data", create=True) as log:
+        info = log.create_topic("words", 2)
+    owned = groups._owned
+
+    @contextmanager
+    def waited(directory: Directory, wait_s: float) -> Iterator[GroupStore]:
+        with owned(directory, wait_s) as store:
+            store.commit("late", {(info.id, 1): Committed(0)}).result(60)
+        [batch] = encode([NewRecord(None, b"word", 0)], max_batch_bytes=1 << 20)
+        directory.log.append(directory.log.partition(info, 1), [batch]).result(60)
+        with owned(directory, wait_s) as store:
+            yield store
+
+    with broker(tmp_path / "data") as (_, store):
+        store.commit("late", {(info.id, 0): Committed(0)}).result(60)
+    monkeypatch.setattr(groups, "_owned", waited)
+    done = CliRunner().invoke(groups.groups, ["reset", "late", "--to", "end", "--execute", "--json"])
+    assert [(row["partition"], row["to"]) for row in map(json.loads, done.stdout.splitlines())] == [(0, 0), (1, 1)]
+    with broker(tmp_path / "data") as (_, store):
+        assert store.fetch("late")[info.id, 1].offset == 1

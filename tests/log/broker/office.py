@@ -58,7 +58,11 @@ class Context(NamedTuple):
 class Agents:
     """Two groups that are an app's."""
 
+    fault: Exception | None = None
+    """Why they cannot be read, while they cannot."""
+
     def __init__(self, topic_id: str) -> None:
+        self.looked = 0
         member = ForeignMember("worker-7", "framework", "127.0.0.1", {"flights": [0, 1]})
         self._groups = {
             "shop.fold": ForeignGroup("shop.fold", {(topic_id, 0): 5}, [member]),
@@ -71,9 +75,14 @@ class Agents:
 
     def refresh(self) -> None:
         """There are no others."""
+        self.looked += 1
+        if self.fault is not None:
+            raise self.fault
 
     def groups(self) -> Mapping[str, ForeignGroup]:
         """Both."""
+        if self.fault is not None:
+            raise self.fault
         return self._groups
 
 
@@ -94,16 +103,23 @@ class Slow(MemoryOffsets):
 class Office:
     """Handlers, and a short way to ask them; answers are encoded as they would be sent."""
 
-    def __init__(self, log: Log, clock: StillClock, offsets: MemoryOffsets | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: StillClock,
+        offsets: MemoryOffsets | None = None,
+        settings: GroupSettings | None = None,
+    ) -> None:
         self.log, self.clock = log, clock
         self.topic = log.create_topic("flights", 2)
         self.offsets = offsets or MemoryOffsets()
+        self.agents = Agents(self.topic.id)
         self.handlers = GroupHandlers(
             log,
             self.offsets,
-            GroupSettings(),
+            settings or GroupSettings(),
             address=lambda: Address(1, "127.0.0.1", 9092),
-            foreign=Agents(self.topic.id),
+            foreign=self.agents,
             random=SeededRandom(),
         )
 

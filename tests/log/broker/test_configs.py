@@ -9,6 +9,7 @@ import pytest
 from framework.log import Log, TopicSettings
 from framework.log.broker import Code
 from framework.log.broker.configs import APPEND, BROKER, DELETE, FIXED, SET, SUBTRACT, TOPIC
+from framework.log.broker.connection import Connection
 from framework.log.broker.settings import BrokerSettings
 from framework.log.broker.table_configs import (
     AlterConfig,
@@ -20,7 +21,8 @@ from framework.log.broker.table_configs import (
     IncrementalConfig,
     IncrementalResource,
 )
-from tests.log.broker.client import RawClient
+from framework.log.locks import CATALOGUE_LOCK
+from tests.log.broker.client import RawClient, until
 from tests.log.broker.conftest import Connect, Start
 
 
@@ -164,3 +166,28 @@ async def test_the_broker_and_internal_topics_are_not_changed(client: RawClient)
     assert await altered(client, {"num.partitions": "5"}, kind=BROKER, name="1") == "INVALID_REQUEST"
     assert await altered(client, {"retention.ms": "5"}, name="__control") == "INVALID_TOPIC_EXCEPTION"
     assert await altered(client, {"retention.ms": "5"}, name="nowhere") == "UNKNOWN_TOPIC_OR_PARTITION"
+
+
+async def test_changes_of_two_clients_at_the_same_time_are_both_kept(log: Log, start: Start, connect: Connect) -> None:
+    """Each changes what is there when it is its turn, and not what was there when it was asked for."""
+    log.create_topic("flights", 1)
+    broker = await start()
+    clients = [await connect(broker), await connect(broker)]
+    changed = {"segment.bytes": 1 << 20, "retention.ms": 7_200_000}
+    with log.shared.locked(CATALOGUE_LOCK, "the catalogue"):
+        for client, (name, value) in zip(clients, changed.items(), strict=True):
+            config = IncrementalConfig(name=name, config_operation=SET, value=str(value))
+            resource = IncrementalResource(resource_type=TOPIC, resource_name="flights", configs=[config])
+            client.send("IncrementalAlterConfigs", 1, IncrementalAlterConfigsRequest(resources=[resource]))
+        held = [connection for connection in broker._connections if await _is_held(connection)]
+    assert len(held) == 2
+    for client in clients:
+        [result] = (await client.receive())[1].resources
+        assert result.error_code == 0
+    config_now = log.topic("flights").settings.as_config()
+    assert {name: config_now[name] for name in changed} == changed
+
+
+async def _is_held(connection: Connection) -> bool:
+    await until(lambda: connection._held)
+    return True

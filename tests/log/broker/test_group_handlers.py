@@ -281,18 +281,6 @@ async def test_sessions_end_while_nobody_asks_anything(log: Log, clock: StillClo
         watching.cancel()
 
 
-async def test_offsets_are_looked_through_every_ten_minutes(log: Log, clock: StillClock) -> None:
-    office = Office(log, clock)
-    await office.codes(("flights", 0, 1))
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(office.handlers.run())
-        await _until(lambda: office.handlers._wakes_ms > 0)
-        clock.passed_ms += 8 * DAY_MS
-        office.handlers._waking.set()
-        await _until(lambda: not office.offsets.groups())
-        watching.cancel()
-
-
 async def test_who_waits_is_answered_when_the_broker_ends(office: Office) -> None:
     member = await office.member()
     leave = LeaveGroupRequest(group_id="readers", members=[LeavingMember(member_id="somebody")])

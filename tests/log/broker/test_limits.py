@@ -32,8 +32,8 @@ async def is_well(broker: Broker) -> None:
     """Whoever comes now is answered, and nothing of those before is left in memory."""
     async with connected(broker) as client:
         assert (await client.ask("ApiVersions", 0, ApiVersionsRequest())).error_code == 0
-        await until(lambda: broker.connections == 1)
         memory = broker.node.memory
+        await until(lambda: broker.connections == 1 and not memory.in_hand_bytes)
         assert (memory.in_hand_bytes, memory.partial_bytes, memory.unsent_bytes) == (0, 0, 0)
 
 

@@ -290,6 +290,16 @@ async def test_wrong_sequences_and_epochs_have_their_codes(client: RawClient) ->
     assert await produced(9, 0, 5) == "UNKNOWN_PRODUCER_ID"
 
 
+async def test_a_producer_that_is_not_known_is_told_where_the_log_starts(log: Log, client: RawClient) -> None:
+    """Java's producer sends the same batch again until it is told that, and only then begins anew."""
+    partition = log.partition(log.topic("flights"), 0)
+    log.append(partition, [batch_of(b"a", b"b")]).result(30)
+    partition.delete_records(1)
+    answer = await client.produce("flights", batch_of(b"x", producer_id=9, producer_epoch=0, base_sequence=5))
+    assert (Code(answer.error_code), answer.log_start_offset) == (Code.UNKNOWN_PRODUCER_ID, 1)
+    assert (await client.produce("none", batch_of(b"x"))).log_start_offset == -1
+
+
 async def test_producer_ids_are_all_different_and_none_is_a_tasks(client: RawClient) -> None:
     ids = [await drawn(client) for _ in range(50)]
     assert len(set(ids)) == 50

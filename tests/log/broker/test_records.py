@@ -43,7 +43,7 @@ async def client(partition: Partition, start: Start, connect: Connect) -> RawCli
 @pytest.mark.parametrize("version", range(1, 9))
 async def test_the_ends_of_a_partition(partition: Partition, client: RawClient, version: int) -> None:
     partition.delete_records(2)
-    for stands_for, offset in ((-1, 33), (-2, 2)):
+    for stands_for, offset in ((-1, 33), (-2, 2), (-4, 2)):
         found = await client.list_offset("flights", stands_for, version=version)
         assert (found.error_code, found.offset, found.timestamp) == (0, offset, -1)
 
@@ -74,7 +74,7 @@ async def test_the_record_with_the_largest_time(log: Log, partition: Partition, 
     [
         ("nowhere", -1, Code.UNKNOWN_TOPIC_OR_PARTITION),
         ("nowhere", 5, Code.UNKNOWN_TOPIC_OR_PARTITION),
-        ("flights", -4, Code.INVALID_REQUEST),
+        ("flights", -5, Code.INVALID_REQUEST),
     ],
 )
 async def test_what_has_no_place_is_refused(client: RawClient, topic: str, timestamp: int, code: Code) -> None:

@@ -293,6 +293,14 @@ async def test_topics_are_removed_by_id(log: Log, client: RawClient) -> None:
     ]
 
 
+async def test_a_topic_that_is_asked_for_by_name_and_by_an_id_stays(log: Log, client: RawClient) -> None:
+    """The two may be different topics, and only one of them is to go."""
+    body = DeleteTopicsRequest(topics=[DeleteTopic(name="flights", topic_id=b"?" * 16)], timeout_ms=1)
+    [gone] = (await client.ask("DeleteTopics", 6, body)).topics
+    assert Code(gone.error_code) == Code.INVALID_REQUEST
+    assert "flights" in log.topics()
+
+
 async def test_a_name_can_be_used_again(log: Log, client: RawClient) -> None:
     assert (await client.produce("flights", batch_of(b"old"))).base_offset == 0
     await client.fetch("flights", 0)

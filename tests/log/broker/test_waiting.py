@@ -81,6 +81,19 @@ async def test_a_topic_that_went_before_the_wait_ends_it(log: Log, partition: Pa
     assert not await bell.wait([(partition, 0)], soon())
 
 
+async def test_a_topic_that_goes_wakes_all_whoever_sees_it_first(log: Log, partition: Partition, bell: Bell) -> None:
+    """Who begins to wait behind the deletion, and before the doorbell is heard, is not the only one to be told."""
+    other = log.partition(log.create_topic("gates", 1), 0)
+    await bell.wait([(other, 0)], never())  # It is told of that topic.
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(bell.wait([(partition, 0)], never()))
+        await until(lambda: bell.waiting)
+        log.delete_topic("flights")
+        assert await bell.wait([(other, 0)], never())
+        async with asyncio.timeout(10):
+            assert await waiting
+
+
 async def test_when_it_ends_everybody_is_told(partition: Partition, bell: Bell) -> None:
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(bell.wait([(partition, 0)], never()))

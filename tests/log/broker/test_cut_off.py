@@ -1,0 +1,34 @@
+"""Connections that end in the same moment in which a request of theirs begins: nothing of it is left."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework.log import Log
+from framework.log.broker.table_topics import CreateTopicsRequest, MetadataRequest, MetadataRequestTopic
+from tests.log.broker.client import BY_NAME, batch_of, connected, fetching, producing
+from tests.log.broker.conftest import Start
+from tests.log.broker.test_limits import is_well
+
+WORK = {
+    "Produce": producing("flights", {0: batch_of(b"packed" * 1000, compression="gzip")}),
+    "Fetch": fetching("flights", {0: 0}, max_wait_ms=60_000),
+    "Metadata": MetadataRequest(topics=[MetadataRequestTopic(name="new")]),
+    "CreateTopics": CreateTopicsRequest(topics=[]),
+}
+"""Requests that others wait for."""
+
+
+@pytest.mark.parametrize("name", WORK)
+@pytest.mark.filterwarnings("error")
+async def test_a_request_that_is_called_off_before_its_first_step_is_forgotten(
+    log: Log, start: Start, name: str
+) -> None:
+    """The answer to the one before it, in the same packet, is that the broker hangs up."""
+    log.create_topic("flights", 1)
+    broker = await start()
+    async with connected(broker) as client:
+        client.send("Produce", 9, producing("flights", {0: b"no batch"}, acks=0))
+        client.send(name, BY_NAME[name].served[-1], WORK[name])
+        assert await client.ended() == b""
+    await is_well(broker)
