@@ -21,7 +21,7 @@ INNER = {
     "log": {"broker"},
     "state": set[str](),
     "operators": set[str](),
-    "framework": {"cli", "jobs", "web"},
+    "framework": {"cli", "faust", "jobs", "web"},
     "examples": set[str](),
     "tests": {*CODE, "examples", "faults", "interop", "typing", "benchmarks", "browser"},
 }
