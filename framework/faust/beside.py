@@ -7,14 +7,18 @@ the broker, if this process is it. What the consumer has to do for its group is 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from framework.faust.hosting import Hosting
 from framework.faust.membership import GroupOptions, Membership, Part, Place, Standing
 from framework.log import Log
+from framework.log.errors import LogClosed
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -62,11 +66,17 @@ class GroupThread:
 
     async def stop(self) -> None:
         """Leave the group, and end the broker if there is one here."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        with suppress(RuntimeError):  # It has ended by itself, and its loop is closed.
+            self._loop.call_soon_threadsafe(self._stopped.set)
         await asyncio.to_thread(self._thread.join)
 
     async def _there(self, call: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+        try:
+            called = asyncio.run_coroutine_threadsafe(call, self._loop)
+        except RuntimeError:
+            call.close()
+            raise LogClosed(f"the membership in group {self._options.group_id!r} has ended") from None
+        return await asyncio.wrap_future(called)
 
     # In the thread.
 
@@ -77,6 +87,7 @@ class GroupThread:
             cause: BaseException = failures
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]
+            logger.error("the membership in group %r has ended", self._options.group_id, exc_info=cause)
             asyncio.run_coroutine_threadsafe(self._failed(cause), self._app_loop)
 
     async def _main(self) -> None:

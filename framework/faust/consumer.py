@@ -15,15 +15,16 @@ from typing import Any
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import IllegalStateError
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import ack_lock
 
-from framework.faust.alert import Alert
 from framework.faust.beside import GroupThread
 from framework.faust.feeds import Feed
 from framework.faust.membership import GroupOptions, Standing
 from framework.faust.records import end_of_records
+from framework.faust.share import Share
 from framework.faust.topics import ensure_topic
 from framework.log import Log, Partition, StoredRecord
 from framework.log.errors import LogClosed, OffsetOutOfRange, UnknownTopic
@@ -32,8 +33,6 @@ MAX_SESSION_S = 10.0
 """How long a worker that is not heard of counts as there, if the app does not say less: a process of this machine that
 is silent for so long is gone."""
 MAX_HEARTBEAT_S = 1.0
-READS_AT_ONCE = 4
-"""From how many partitions is read before Faust gets what was found."""
 LATEST = "latest"
 
 
@@ -42,7 +41,7 @@ class Consumer(FaustConsumer):
 
     consumer_stopped_errors = (LogClosed,)
     _log: Log
-    _alert: Alert | None = None
+    _share: Share | None = None
     _group: GroupThread | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,11 +49,10 @@ class Consumer(FaustConsumer):
         super().__init__(*args, **kwargs)
         self._topics: frozenset[str] = frozenset()
         self._feeds: dict[TP, Feed] = {}
-        self._ends: dict[TP, int] = {}
+        """Those of the share, for what is asked of each record."""
         self._standing: Standing | None = None
         self._generation = 0
         self._is_revoked = False
-        self._turn = 0
         self._catalogue_version = -1
         self._counts: dict[str, int] = {}
 
@@ -62,7 +60,7 @@ class Consumer(FaustConsumer):
         """Open the directory."""
         await super().on_start()
         self._log = await self.transport.open_log()
-        self._alert = Alert(self._log)
+        self._share = Share(self._log, self._reset, lambda: self.flow_active)
         if not self.app.client_only:
             self._group = GroupThread(
                 self._log, self, self._options(), listen=self.transport.place.listen, failed=self.crash
@@ -76,10 +74,9 @@ class Consumer(FaustConsumer):
         group, self._group = self._group, None
         if group is not None:
             await group.stop()
-        self._close_feeds()
-        alert, self._alert = self._alert, None
-        if alert is not None:
-            alert.close()
+        share, self._share = self._share, None
+        if share is not None:
+            share.close()
             await self.transport.close_log()
 
     def _options(self) -> GroupOptions:
@@ -139,12 +136,8 @@ class Consumer(FaustConsumer):
         """Let Faust begin with what was assigned."""
         assignment = ConsumerProtocolMemberAssignment.decode(share)
         self.app.assignor.on_assignment(assignment)
-        self._close_feeds()
-        self._feeds = {
-            TP(topic, number): self._feed(TP(topic, number))
-            for topic, numbers in assignment.assignment
-            for number in numbers
-        }
+        self._opened().assign(TP(topic, number) for topic, numbers in assignment.assignment for number in numbers)
+        self._feeds_changed()
         self._standing, self._is_revoked = standing, False
         # Generations of two brokers may have the same number, and Faust tells old records from new ones by it.
         self._generation += 1
@@ -157,53 +150,30 @@ class Consumer(FaustConsumer):
 
     def _read_all(self) -> None:
         """Without a group: every partition, from where the app says."""
+        share = self._opened()
         for topic in self._topics:
             for number in range(self._log.topic(topic).partitions):
-                if TP(topic, number) not in self._feeds:
-                    feed = self._feeds[TP(topic, number)] = self._feed(TP(topic, number))
+                if TP(topic, number) not in share.feeds:
+                    feed = share.add(TP(topic, number))
                     feed.seek(self._reset_offset(feed.partition))
+        self._feeds_changed()
 
-    def _feed(self, tp: TP) -> Feed:
-        partition = self._partition(tp)
-        feed = Feed(self._log, partition, lambda start, end: self._reset(tp, start, end))
-        feed.count(acknowledged=not self.app.client_only and self.app.topics.acks_enabled_for(tp.topic))
-        return feed
+    def _feeds_changed(self) -> None:
+        self._feeds = {TP(*place): feed for place, feed in self._opened().feeds.items()}
+        for tp, feed in self._feeds.items():
+            feed.count(acknowledged=not self.app.client_only and self.app.topics.acks_enabled_for(tp.topic))
 
-    def _close_feeds(self) -> None:
-        for feed in self._feeds.values():
-            feed.close()
-        self._feeds, self._ends = {}, {}
+    def _opened(self) -> Share:
+        if self._share is None:
+            raise ConsumerNotStarted("the consumer has not been started")
+        return self._share
 
     # Reading.
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[StoredRecord]]:
         """What there is of the *active_partitions*; waits for it."""
         self._look_for_partitions()
-        feeds = [(tp, feed) for tp, feed in self._feeds.items() if active_partitions is None or tp in active_partitions]
-        found = await self._read(feeds)
-        if not found and self.flow_active and self._alert is not None:
-            await self._alert.wait([feed for _, feed in feeds], timeout)
-            found = await self._read(feeds)
-        return found
-
-    async def _read(self, feeds: list[tuple[TP, Feed]]) -> dict[TP, list[StoredRecord]]:
-        """What some of *feeds* have; the others have their turn next time."""
-        found: dict[TP, list[StoredRecord]] = {}
-        first = self._turn % len(feeds) if feeds else 0
-        for tp, feed in feeds[first:] + feeds[:first]:
-            if not self.flow_active or len(found) == READS_AT_ONCE:
-                break
-            self._turn += 1
-            if not feed.is_ready:
-                continue
-            position = feed.position
-            records = feed.take() if feed.is_near else await asyncio.to_thread(feed.take)
-            # It may have been told to go elsewhere while the disk was waited for.
-            if records and feed.position == position and self._feeds.get(tp) is feed:
-                most = self.app.conf.broker_max_poll_records
-                found[tp] = records[:most] if most else records
-                self._ends[tp] = feed.partition.high_watermark
-        return found if self.flow_active else {}
+        return await self._opened().take(active_partitions, timeout, self.app.conf.broker_max_poll_records)
 
     def _to_message(self, tp: TP, record: StoredRecord) -> ConsumerMessage:
         offset, key, value = record.offset, record.key, record.value
@@ -250,8 +220,8 @@ class Consumer(FaustConsumer):
         self._end_wait()
 
     def _end_wait(self) -> None:
-        if self._alert is not None:
-            self._alert.end_wait()
+        if self._share is not None:
+            self._share.end_wait()
 
     # Positions.
 
@@ -301,16 +271,19 @@ class Consumer(FaustConsumer):
 
     def highwater(self, tp: TP) -> int:
         """The end, as it was when Faust was given records last: it asks for each of them."""
-        end = self._ends.get(tp)
-        return self._partition(tp).high_watermark if end is None else end
+        share = self._opened()
+        end = share.ends.get(tp)
+        return share.partition(tp).high_watermark if end is None else end
 
     async def highwaters(self, *partitions: TP) -> dict[TP, int]:
         """The offsets behind the last records: recovery waits for those, and what compaction leaves may end before."""
-        return {tp: await asyncio.to_thread(end_of_records, self._log, self._partition(tp)) for tp in partitions}
+        return {
+            tp: await asyncio.to_thread(end_of_records, self._log, self._opened().partition(tp)) for tp in partitions
+        }
 
     async def earliest_offsets(self, *partitions: TP) -> dict[TP, int]:
         """The beginnings."""
-        return {tp: self._partition(tp).log_start for tp in partitions}
+        return {tp: self._opened().partition(tp).log_start for tp in partitions}
 
     def topic_partitions(self, topic: str) -> int | None:
         """How many it has; None if it is not there."""
@@ -329,9 +302,6 @@ class Consumer(FaustConsumer):
 
     def _new_topicpartition(self, topic: str, partition: int) -> TP:
         return TP(topic, partition)
-
-    def _partition(self, tp: TP) -> Partition:
-        return self._log.partition(self._log.topic(tp.topic), tp.partition)
 
     def _assigned(self, tp: TP) -> Feed:
         try:
