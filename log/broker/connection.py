@@ -23,6 +23,8 @@ from framework.log.broker.requests import Request, decode_request, encode_respon
 from framework.log.broker.schema import Buffer, Struct
 from framework.log.errors import MalformedFrame, UnsupportedRequest
 
+LOOK_AHEAD_BYTES = 64 << 10
+"""So much is read from a client behind a Fetch that waits: only who reads is told that the client has gone."""
 REQUESTS_A_TURN = 32
 """How many small requests of one connection are begun before others have their turn."""
 logger = logging.getLogger("framework.broker")
@@ -72,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._held: asyncio.Task[None] | None = None
         """A request behind which no other one may begin yet."""
         self._in_hand_bytes = self._unsent_bytes = self._ready_bytes = self._partial_bytes = 0
-        self._is_reading, self._is_blocked = True, False
+        self._is_reading, self._is_blocked, self._waits = True, False, False
         self._is_ending = self._is_lost = self._is_scheduled = False
         self._active_s = self._loop.time()
 
@@ -198,7 +200,13 @@ class Connection(asyncio.Protocol):
         if full:
             self._memory.wait_for_room(self._go_on)
         over = self._in_hand_bytes > self._settings.max_in_flight_bytes
-        self._read(wanted=not (self._pending or self._is_blocked or full or over))
+        self._read(wanted=not (self._is_behind() or self._is_blocked or full or over))
+
+    def _is_behind(self) -> bool:
+        """Whether it has sent enough for now."""
+        if self._held is None or not self._waits or len(self._pending) >= self._settings.max_in_flight_requests:
+            return bool(self._pending)
+        return sum(map(len, self._pending)) > LOOK_AHEAD_BYTES
 
     def _may_begin(self) -> bool:
         return not (
@@ -239,6 +247,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(result, asyncio.Future):
             result.add_done_callback(partial(self._came, answer))
         else:
+            self._waits = answer.request is not None and answer.request.api.name == "Fetch"
             self._held = self._host.start(self._hold(answer, result))
             self._held.add_done_callback(partial(self._let_go, answer, result))
 
