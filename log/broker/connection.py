@@ -74,7 +74,9 @@ class Connection(asyncio.Protocol):
         self._held: asyncio.Task[None] | None = None
         """A request behind which no other one may begin yet."""
         self._in_hand_bytes = self._unsent_bytes = self._ready_bytes = self._partial_bytes = 0
-        self._is_reading, self._is_blocked, self._waits = True, False, False
+        self._is_reading, self._is_blocked = True, False
+        self._waits = self._writes = False
+        """Whether the request that is held waits for records, or has some, which are kept though their client goes."""
         self._is_ending = self._is_lost = self._is_scheduled = False
         self._active_s = self._loop.time()
 
@@ -98,7 +100,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """It is over, whoever ended it."""
         self._is_lost = True
-        if self._held is not None:
+        if self._held is not None and not self._writes:
             self._held.cancel()
         self._memory.forget(self._go_on)
         self._memory.unsent_bytes -= self._unsent_bytes + self._ready_bytes
@@ -247,7 +249,8 @@ class Connection(asyncio.Protocol):
         elif isinstance(result, asyncio.Future):
             result.add_done_callback(partial(self._came, answer))
         else:
-            self._waits = answer.request is not None and answer.request.api.name == "Fetch"
+            name = answer.request and answer.request.api.name
+            self._waits, self._writes = name == "Fetch", name == "Produce"
             self._held = self._host.start(self._hold(answer, result))
             self._held.add_done_callback(partial(self._let_go, answer, result))
 

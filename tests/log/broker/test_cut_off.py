@@ -45,3 +45,15 @@ async def test_a_client_that_goes_behind_a_fetch_that_waits_is_noticed(log: Log,
         await until(lambda: broker.node.bell.waiting)
     await until(lambda: not (broker.connections or broker.node.bell.waiting))
     await is_well(broker)
+
+
+async def test_what_was_sent_with_acks_0_is_kept_when_the_client_goes_at_once(log: Log, start: Start) -> None:
+    """It has come whole: that its records are looked through in a thread must not make the difference."""
+    partition = log.partition(log.create_topic("flights", 1), 0)
+    broker = await start()
+    for number in range(20):
+        async with connected(broker) as client:
+            batch = batch_of(b"packed" * 1000, compression="gzip")
+            client.send("Produce", 9, producing("flights", {0: batch}, acks=0))
+        await until(lambda number=number: partition.high_watermark == number + 1)  # type: ignore[misc]
+    await is_well(broker)
