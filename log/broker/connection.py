@@ -23,6 +23,8 @@ from framework.log.broker.requests import Request, decode_request, encode_respon
 from framework.log.broker.schema import Buffer, Struct
 from framework.log.errors import MalformedFrame, UnsupportedRequest
 
+LOOK_AHEAD_BYTES = 64 << 10
+"""So much is read from a client behind a Fetch that waits: only who reads is told that the client has gone."""
 REQUESTS_A_TURN = 32
 """How many small requests of one connection are begun before others have their turn."""
 logger = logging.getLogger("framework.broker")
@@ -73,6 +75,8 @@ class Connection(asyncio.Protocol):
         """A request behind which no other one may begin yet."""
         self._in_hand_bytes = self._unsent_bytes = self._ready_bytes = self._partial_bytes = 0
         self._is_reading, self._is_blocked = True, False
+        self._waits = self._writes = False
+        """Whether the request that is held waits for records, or has some, which are kept though their client goes."""
         self._is_ending = self._is_lost = self._is_scheduled = False
         self._active_s = self._loop.time()
 
@@ -96,7 +100,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """It is over, whoever ended it."""
         self._is_lost = True
-        if self._held is not None:
+        if self._held is not None and not self._writes:
             self._held.cancel()
         self._memory.forget(self._go_on)
         self._memory.unsent_bytes -= self._unsent_bytes + self._ready_bytes
@@ -198,7 +202,13 @@ class Connection(asyncio.Protocol):
         if full:
             self._memory.wait_for_room(self._go_on)
         over = self._in_hand_bytes > self._settings.max_in_flight_bytes
-        self._read(wanted=not (self._pending or self._is_blocked or full or over))
+        self._read(wanted=not (self._is_behind() or self._is_blocked or full or over))
+
+    def _is_behind(self) -> bool:
+        """Whether it has sent enough for now."""
+        if self._held is None or not self._waits or len(self._pending) >= self._settings.max_in_flight_requests:
+            return bool(self._pending)
+        return sum(map(len, self._pending)) > LOOK_AHEAD_BYTES
 
     def _may_begin(self) -> bool:
         return not (
@@ -239,6 +249,8 @@ class Connection(asyncio.Protocol):
         elif isinstance(result, asyncio.Future):
             result.add_done_callback(partial(self._came, answer))
         else:
+            name = answer.request and answer.request.api.name
+            self._waits, self._writes = name == "Fetch", name == "Produce"
             self._held = self._host.start(self._hold(answer, result))
             self._held.add_done_callback(partial(self._let_go, answer, result))
 

@@ -43,7 +43,7 @@ class BrokerSettings:
     """How large those of one connection are together; one alone may be larger."""
 
     queued_max_request_bytes: int = 512 * _MILLION
-    """How much all connections together may have in requests, and in answers that they do not take."""
+    """How much all connections together may have in requests, and in answers that are read or not taken yet."""
 
     fetch_max_bytes: int = 55 * _MILLION
     """The largest answer to a Fetch, but for one batch that is larger."""
