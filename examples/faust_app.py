@@ -46,7 +46,7 @@ async def total(destinations):
 @app.command(faust.cli.argument("destination"))
 async def delay(self, destination):
     """Ask the worker."""
-    print(f"{destination}: {await total.ask(destination, key=destination)} minutes")
+    self.say(f"{destination}: {await total.ask(destination, key=destination)} minutes")
 
 
 if __name__ == "__main__":
