@@ -9,6 +9,7 @@ RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
 DATA := .venv/data.stamp
 CRONITER_5 := .venv/croniter-5.stamp
+FAUST := .venv/faust.stamp
 CLIENTS := .venv/kafkajs.stamp .venv/kcat.stamp
 
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ run: $(RUNTIME) $(DATA) ## run examples/flights.py: 336,776 flights through four
 	$(BIN)/framework jobs backfill nightly --from 2013-01-01 --to 2014-01-01 --split day --execute -A examples/flights.py
 	$(BIN)/python examples/flights.py report
 
-test: $(DEV) $(DATA) $(CRONITER_5) $(CLIENTS) ## check format, style and types, and run all tests
+test: $(DEV) $(DATA) $(CRONITER_5) $(FAUST) $(CLIENTS) ## check format, style and types, and run all tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -80,6 +81,12 @@ $(DATA): | $(BIN)/python
 $(CRONITER_5): | $(BIN)/python
 	rm -rf .venv/croniter-5
 	$(PIP) install --target .venv/croniter-5 'croniter>=5,<6' python-dateutil pytz
+	@touch $@
+
+# Faust wants a croniter below 6, so it has an environment of its own, where its apps find our transport.
+$(FAUST): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv .venv/faust
+	.venv/faust/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[faust]'
 	@touch $@
 
 # Clients of the broker that are no Python packages. Where npm or apt is missing there is a line and no stamp, and the

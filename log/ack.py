@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 
@@ -40,23 +41,30 @@ class Delivery(Future[int]):
         """*sender* holds the batch."""
         super().__init__()
         self.sender = sender
-        self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        self._calls: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
         # A waiter that gives up cannot cancel it: the records are on their way.
         self.set_running_or_notify_cancel()
 
     def __await__(self) -> Generator[Any, None, int]:
         if not self.done():
             self.sender.hurry()
-            loop = asyncio.get_running_loop()
-            waiter: asyncio.Future[None] = loop.create_future()
-            waiting = self._waiting.get(loop)
-            if waiting is None:
-                waiting = self._waiting[loop] = []
-                self.add_done_callback(lambda _: _wake(loop, waiting))
-            # Not too late: whoever has been called back meanwhile wakes us in a later turn of this loop.
-            waiting.append(waiter)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.call_back(partial(_release, waiter))
             yield from waiter
         return self.result()
+
+    def call_back(self, call: Callable[[], None]) -> None:
+        """Have *call* called in the event loop that runs, in a later turn of it, when this is done."""
+        loop = asyncio.get_running_loop()
+        if self.done():
+            loop.call_soon(call)
+            return
+        calls = self._calls.get(loop)
+        if calls is None:
+            calls = self._calls[loop] = []
+            self.add_done_callback(lambda _: _wake(loop, calls))
+        # Not too late: what is done meanwhile wakes this loop, which makes the calls in a later turn.
+        calls.append(call)
 
 
 class Ack(Awaitable[Sent]):
@@ -91,6 +99,12 @@ class Ack(Awaitable[Sent]):
         """Whether it is acknowledged, or has failed."""
         return (self._done is None or self._done.done()) and all(ack.done for ack in self._also)
 
+    def call_back(self, call: Callable[[], None]) -> None:
+        """Have *call* called in the event loop that runs, in a later turn of it, when `done`; it must not raise."""
+        assert not self._also, "what waits for others is awaited"
+        assert self._done is not None, "what joins a commit is acknowledged at once"
+        self._done.call_back(call)
+
     def __await__(self) -> Generator[Any, None, Sent]:
         for ack in self._also:
             yield from ack.__await__()
@@ -118,12 +132,16 @@ class Ack(Awaitable[Sent]):
         return Sent(self._topic, self._partition, base + self._index if base >= 0 else None)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, waiting: list[asyncio.Future[None]]) -> None:
+def _wake(loop: asyncio.AbstractEventLoop, calls: list[Callable[[], None]]) -> None:
     with suppress(RuntimeError):  # The loop is closed, and nobody waits any more.
-        loop.call_soon_threadsafe(_release, waiting)
+        loop.call_soon_threadsafe(_make, calls)
 
 
-def _release(waiting: list[asyncio.Future[None]]) -> None:
-    for waiter in waiting:
-        if not waiter.done():  # It may have been cancelled.
-            waiter.set_result(None)
+def _make(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():  # It may have been cancelled.
+        waiter.set_result(None)

@@ -10,7 +10,6 @@ append is in the same files that this and other processes append to and read.
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import logging
 from collections.abc import Callable, Coroutine
@@ -25,16 +24,15 @@ from framework.log.broker.group_settings import GroupSettings
 from framework.log.broker.handlers import HANDLERS
 from framework.log.broker.memory import Memory
 from framework.log.broker.offsets import ForeignGroups, OffsetStore
+from framework.log.broker.published import cluster_id, publish, withdraw
 from framework.log.broker.readers import Readers
 from framework.log.broker.sent_before import SentBefore
 from framework.log.broker.settings import DEFAULT_HOST, BrokerSettings
 from framework.log.broker.waiting import Bell, Relay
-from framework.log.document import read_document, write_document
 from framework.log.errors import Conflict, Error
 from framework.log.locks import BROKER_LOCK
 from framework.log.log import Log
 
-CLUSTER_VERSION = 1
 WORKING_THREADS = 2
 BACKLOG = 512
 SWEEPS = 10
@@ -93,7 +91,7 @@ class Broker:
                     f"process {holder} is the broker of {self._log.path} already; clients of it see the same topics"
                 )
             exits.callback(self._log.shared.disown, BROKER_LOCK)
-            cluster_id = _cluster_id(self._log)
+            named = cluster_id(self._log)
             bell = Bell(self._log)
             exits.callback(bell.close)
             reading = ThreadPoolExecutor(self.settings.read_threads, "framework-broker-read")
@@ -107,7 +105,7 @@ class Broker:
             self.node = Node(
                 self._log,
                 self.settings,
-                cluster_id,
+                named,
                 address,
                 Relay(),
                 bell,
@@ -124,6 +122,8 @@ class Broker:
             services = [self._group.create_task(work) for work in works]
             await server.start_serving()
             exits.push_async_callback(self._end, server, services, groups)
+            exits.callback(self._say, withdraw, self._log)
+            self._say(publish, self._log, address)
             self._exits = exits.pop_all()
         return self
 
@@ -131,6 +131,13 @@ class Broker:
         """Finish what is in hand, answer it, and hang up."""
         # Not told what came out of the body, which the group would put into another exception.
         await self._exits.aclose()
+
+    def _say(self, call: Callable[..., None], *arguments: object) -> None:
+        """*call* writes down where it listens; those who know the address need not read it."""
+        try:
+            call(*arguments)
+        except OSError as error:
+            logger.warning("programs of this machine cannot find the broker of %s: %s", self._log.path, error)
 
     async def _listen(self) -> tuple[asyncio.Server, tuple[str, int]]:
         """The server, which takes nobody yet, and its address."""
@@ -278,14 +285,3 @@ class Broker:
             await self.node.in_thread(call, *arguments)
         except (Error, OSError) as error:
             logger.warning("upkeep: %s", error)
-
-
-def _cluster_id(log: Log) -> str:
-    """The name of this directory for clients, drawn by the first broker that it has."""
-    path = log.path / "cluster"
-    try:
-        return str(read_document(path, "cluster", CLUSTER_VERSION)["cluster_id"])
-    except FileNotFoundError:
-        drawn = base64.urlsafe_b64encode(log.random.token(16)).decode().rstrip("=")
-        write_document(log.files, path, "cluster", CLUSTER_VERSION, {"cluster_id": drawn})
-        return drawn

@@ -1,0 +1,68 @@
+"""Topics as Faust asks for them, made in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from framework.log import Log, TopicSettings
+from framework.log.broker.configs import FIXED
+from framework.log.catalogue import TopicInfo
+from framework.log.errors import InvalidSetting, TopicExists, UnknownTopic
+from framework.log.settings import Setting, check_topic_name, parse_setting
+
+logger = logging.getLogger(__name__)
+
+
+def ensure_topic(log: Log, name: str, partitions: int, settings: TopicSettings | None = None) -> TopicInfo:
+    """The topic *name*, which is made with so many *partitions* if it is not there; one that is there stays as it is.
+
+    Raises:
+        InvalidName, InvalidSetting: It cannot be.
+    """
+    with suppress(UnknownTopic):
+        return log.topic(name)
+    check_topic_name(name)
+    with suppress(TopicExists):  # Another process was faster.
+        made = log.create_topic(name, partitions, settings)
+        logger.info("made topic %r with %d partitions", name, partitions)
+        return made
+    return log.topic(name)
+
+
+def settings_of(
+    log: Log,
+    *,
+    retention_s: float | None,
+    compacting: bool | None,
+    deleting: bool | None,
+    config: Mapping[str, Any] | None,
+) -> TopicSettings:
+    """The settings of a topic that Faust declares; *config* has Kafka's names, and says the last word.
+
+    A setting that the log does not have is left out and named in the process's log: it is about brokers and replicas.
+
+    Raises:
+        InvalidSetting: A value is out of its range.
+    """
+    found: dict[str, Setting] = {}
+    policies = [policy for policy, wanted in (("compact", compacting), ("delete", deleting)) if wanted]
+    if policies:
+        found["cleanup.policy"] = ",".join(policies)
+    if retention_s:
+        found["retention.ms"] = int(retention_s * 1000)
+    for name, value in (config or {}).items():
+        if name in FIXED or value is None:
+            continue
+        try:
+            found[name] = parse_setting(name, str(value))
+            TopicSettings.fields_of({name: found[name]})
+        except InvalidSetting as error:
+            if name in found and name in TopicSettings().as_config():
+                raise
+            found.pop(name, None)
+            logger.warning("left out of a topic's config: %s", error)
+    return replace(log.defaults, **TopicSettings.fields_of(found))  # type: ignore[arg-type]  # checked there
