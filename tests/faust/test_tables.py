@@ -13,7 +13,8 @@ from tests.faust.stage import Stage, Worker
 
 PARTITIONS, MINUTE_MS = 2, 60_000
 CUSTOMERS, CITIES = [f"customer {number}" for number in range(20)], ["Oslo", "Porto", "Quito"]
-TABLES = ["balances", "minutes", "cities", "paid"]
+POLICIES = {"balances": "compact", "minutes": "compact,delete", "cities": "compact", "paid": "compact"}
+"""Of the changelogs: those of windows expire."""
 
 pytestmark = pytest.mark.slow
 
@@ -94,10 +95,10 @@ def test_tables_go_on_where_they_were_when_the_worker_was_stopped(
     cities = sorted(payments.totals.values(), key=lambda value: int(value[2]))
     assert len(cities) == len(payments.paid)
     assert {city: cents for _, city, cents in cities} == payments.cities
-    for table in TABLES:
-        topic = stage.log.topic(f"payments-{table}-changelog")
-        assert topic.settings.cleanup_policy == "compact"
-        assert topic.partitions == PARTITIONS
+    changelogs = {table: stage.log.topic(f"payments-{table}-changelog") for table in POLICIES}
+    assert {table: topic.settings.cleanup_policy for table, topic in changelogs.items()} == POLICIES
+    assert {topic.partitions for topic in changelogs.values()} == {PARTITIONS}
+    assert changelogs["minutes"].settings.retention_ms == 24 * 60 * MINUTE_MS
 
 
 @pytest.mark.parametrize("store", ["memory://", "rocksdb://"])
