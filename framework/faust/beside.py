@@ -100,7 +100,10 @@ class GroupThread:
             await self._stopped.wait()
             member.cancel()
             await asyncio.wait([member])
-            await self._membership.leave()
+            if hosting.is_broker:
+                await self._membership.hand_over()
+            else:
+                await self._membership.leave()
             await hosting.stop()
 
 

@@ -25,7 +25,7 @@ from framework.faust.feeds import Feed
 from framework.faust.membership import GroupOptions, Standing
 from framework.faust.records import end_of_records
 from framework.faust.share import Share
-from framework.faust.topics import ensure_topic
+from framework.faust.topics import Cluster, ensure_topic
 from framework.log import Log, Partition, StoredRecord
 from framework.log.errors import LogClosed, OffsetOutOfRange, UnknownTopic
 
@@ -70,7 +70,7 @@ class Consumer(FaustConsumer):
     async def on_stop(self) -> None:
         """Commit what is finished, leave the group, let go of the directory."""
         await super().on_stop()
-        self._standing = None
+        self._standing, self._topics = None, frozenset()
         group, self._group = self._group, None
         if group is not None:
             await group.stop()
@@ -120,7 +120,7 @@ class Consumer(FaustConsumer):
     async def share_out(self, members: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Let Faust's assignor decide who reads what."""
         said = {member: ConsumerProtocolMemberMetadata.decode(data) for member, data in members.items()}
-        shares = self.app.assignor.assign(_Cluster(self._log), said)
+        shares = self.app.assignor.assign(Cluster(self._log), said)
         return {member: bytes(share.encode()) for member, share in shares.items()}
 
     async def revoke(self) -> None:
@@ -243,27 +243,20 @@ class Consumer(FaustConsumer):
                 offset = self._reset_offset(feed.partition)
                 if self.app.conf.consumer_auto_offset_reset == LATEST and feed.acknowledged:
                     begun[tp] = offset
-            self._go_to(tp, feed, offset)
+            feed.seek(offset)
         if begun and standing is not None:
             # Or the next worker would begin at a later end, and what came meanwhile would never be read.
             await self._group.commit(begun, standing)
         return found
 
     async def _seek(self, partition: TP, offset: int) -> None:
-        self._go_to(partition, self._assigned(partition), offset)
+        self._assigned(partition).seek(offset)
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         """Go on at these offsets."""
         for tp, offset in partitions.items():
-            self._go_to(tp, self._assigned(tp), offset)
+            self._assigned(tp).seek(offset)
             self._read_offset[tp] = offset if offset > 0 else None
-
-    def _go_to(self, tp: TP, feed: Feed, offset: int) -> None:
-        feed.seek(offset)
-        with ack_lock:
-            # What is handed out again will be acknowledged again.
-            self._acked[tp].clear()
-            self._acked_index[tp].clear()
 
     async def position(self, tp: TP) -> int:
         """Where the next record comes from."""
@@ -334,17 +327,34 @@ class Consumer(FaustConsumer):
 
     # Committing.
 
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> list[TP]:
+        """The partitions of which more may be finished than is committed."""
+        return [
+            tp
+            for tp, feed in self._feeds.items()
+            if feed.acknowledged and (topics is None or tp in topics or tp.topic in topics)
+        ]
+
     def _new_offset(self, tp: TP) -> int | None:
         """How far *tp* is finished, None if nothing of it is."""
         with ack_lock:
-            feed, finished = self._feeds.get(tp), self._acked_index[tp]
+            feed = self._feeds.get(tp)
             self._acked[tp].clear()
-            if feed is None:
-                return None
-            frontier = feed.finish(finished, finished.discard)
-            if not feed.handed:
-                finished.clear()
-            return frontier if frontier > feed.begin else None
+            frontier = 0 if feed is None else feed.advance(self._acked_index[tp])
+            return frontier if feed is not None and frontier > feed.begin else None
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let Faust finish what it has in hand, and commit it."""
+        # It forgets what is finished before it commits. The feeds do not.
+        for tp in revoked:
+            self._new_offset(tp)
+        await super().on_partitions_revoked(revoked)
+
+    async def commit_and_end_transactions(self) -> None:
+        """Commit all that is finished now, also if a commit is under way that does not know of all of it."""
+        while self._commit_fut is not None:
+            await self.maybe_wait_for_commit_to_finish()
+        await super().commit_and_end_transactions()
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Nothing: the frontier needs no gaps, and Faust's take in the record behind them."""
@@ -375,19 +385,3 @@ class Consumer(FaustConsumer):
 
     def close(self) -> None:
         """It is closed when it is stopped."""
-
-
-class _Cluster:
-    """What Faust's assignor asks of the cluster."""
-
-    def __init__(self, log: Log) -> None:
-        self._topics = log.topics()
-
-    def partitions_for_topic(self, topic: str) -> set[int] | None:
-        """The numbers of its partitions."""
-        info = self._topics.get(topic)
-        return None if info is None else set(range(info.partitions))
-
-    def topics(self) -> set[str]:
-        """The names of all topics."""
-        return set(self._topics)

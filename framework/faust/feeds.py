@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from operator import attrgetter
 
 from framework.log import Log, Partition, StoredRecord, decode
@@ -45,6 +45,8 @@ class Feed:
         self._next = offset
         self.handed: deque[int] = deque()
         """The offsets that were handed out from the frontier on; it is for whoever hands out to append to it."""
+        self.finished: set[int] = set()
+        """Those of them that are finished."""
         self.begin = self.frontier = offset
         """Where it was told to begin, and how far it is finished."""
         self.acknowledged = True
@@ -63,18 +65,23 @@ class Feed:
             self.handed = deque() if acknowledged else deque(maxlen=1)
             self.acknowledged = acknowledged
 
-    def finish(self, finished: Container[int], forget: Callable[[int], None]) -> int:
-        """The frontier, now that *finished* are; *forget* is called with those before it."""
-        handed = self.handed
+    def advance(self, more: set[int]) -> int:
+        """The frontier, now that *more* are finished, too, of which only this keeps account from here on."""
+        handed, finished = self.handed, self.finished
+        finished |= more
+        more.clear()
         while handed and handed[0] in finished:
             offset = handed.popleft()
             self.frontier = offset + 1
-            forget(offset)
+            finished.discard(offset)
+        if not handed:
+            finished.clear()  # What is left was handed out before the last seek.
         return self.frontier
 
     def seek(self, offset: int) -> None:
-        """Go on at *offset*; nothing is in hand any more."""
+        """Go on at *offset*; what was in hand will be handed out, and finished, again."""
         self.handed.clear()
+        self.finished.clear()
         self.begin = self.frontier = offset
         self._has_begun = True
 

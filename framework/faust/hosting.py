@@ -62,6 +62,11 @@ class Hosting:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_POLL_S)
 
+    @property
+    def is_broker(self) -> bool:
+        """Whether this process is the broker."""
+        return self._served is not None and not self._served.done()
+
     async def stop(self) -> None:
         """Be the broker no longer, if it is."""
         self._stopped.set()

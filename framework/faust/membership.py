@@ -48,6 +48,8 @@ Place = tuple[str, int]
 REQUEST_TIMEOUT_S = 30.0
 """How long a broker may take to answer what it need not wait for."""
 LEAVE_TIMEOUT_S = 2.0
+HAND_OVER_TIMEOUT_S = 5.0
+"""How long a worker that is the broker, and ends, gives the others to commit."""
 RETRY_S, MAX_RETRY_S = 0.02, 0.5
 _AGAIN = {Code.REBALANCE_IN_PROGRESS, Code.ILLEGAL_GENERATION}
 _ELSEWHERE = {Code.COORDINATOR_NOT_AVAILABLE, Code.NOT_COORDINATOR, Code.COORDINATOR_LOAD_IN_PROGRESS}
@@ -138,7 +140,7 @@ class Membership:
 
     async def leave(self) -> None:
         """Tell the broker that it goes, if there is one; the others need not wait for its session then."""
-        link, self._link = self._link, None
+        link = self._link
         if link is not None and self._member_id and self._options.instance_id is None:
             goes = LeaveGroupRequest(
                 group_id=self._options.group_id, members=[LeavingMember(member_id=self._member_id)]
@@ -147,7 +149,24 @@ class Membership:
                 await link.ask(goes, LeaveGroupResponse, LEAVE_TIMEOUT_S)
             except OSError as error:
                 logger.info("group %r was not told of the end: %s", self._options.group_id, error)
-        for each in (link, self._offsets):
+        self.close()
+
+    async def hand_over(self) -> None:
+        """Let the others give up their shares, and so commit, before the broker ends, which would refuse them then.
+
+        They are told to join anew, and by the time that they have, they have committed; then the broker ends, and they
+        join at the next one.
+        """
+        if self._link is not None and self._member_id:
+            try:
+                await self._ask_to_join(self._link, HAND_OVER_TIMEOUT_S)
+            except OSError as error:
+                logger.info("group %r: some members may not have committed: %s", self._options.group_id, error)
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        for each in (self._link, self._offsets):
             if each is not None:
                 each.close()
 
@@ -166,7 +185,8 @@ class Membership:
         while True:
             await self._part.revoke()
             self._rejoin.clear()
-            joined = await self._ask_to_join(link)
+            # The others may take as long as they may.
+            joined = await self._ask_to_join(link, self._options.rebalance_timeout_ms / 1000 + REQUEST_TIMEOUT_S)
             code = joined.error_code
             if code == Code.MEMBER_ID_REQUIRED:
                 self._member_id = joined.member_id
@@ -179,7 +199,7 @@ class Membership:
             elif code == Code.NONE and await self._sync(link, joined):
                 return
 
-    async def _ask_to_join(self, link: Link) -> JoinGroupResponse:
+    async def _ask_to_join(self, link: Link, timeout_s: float) -> JoinGroupResponse:
         options = self._options
         about = await self._part.subscription()
         request = JoinGroupRequest(
@@ -191,8 +211,7 @@ class Membership:
             protocol_type=CONSUMER,
             protocols=[JoinProtocol(name=options.protocol, metadata=about)],
         )
-        # The others may take as long as they may.
-        return await link.ask(request, JoinGroupResponse, options.rebalance_timeout_ms / 1000 + REQUEST_TIMEOUT_S)
+        return await link.ask(request, JoinGroupResponse, timeout_s)
 
     async def _sync(self, link: Link, joined: JoinGroupResponse) -> bool:
         """Get the share in the generation that was *joined*; False if it is over before that."""

@@ -66,3 +66,20 @@ def settings_of(
             found.pop(name, None)
             logger.warning("left out of a topic's config: %s", error)
     return replace(log.defaults, **TopicSettings.fields_of(found))  # type: ignore[arg-type]  # checked there
+
+
+class Cluster:
+    """What Faust's assignor asks of the cluster."""
+
+    def __init__(self, log: Log) -> None:
+        """The topics as they are now."""
+        self._topics = log.topics()
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        """The numbers of its partitions."""
+        info = self._topics.get(topic)
+        return None if info is None else set(range(info.partitions))
+
+    def topics(self) -> set[str]:
+        """The names of all topics."""
+        return set(self._topics)
