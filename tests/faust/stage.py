@@ -172,12 +172,13 @@ class Stage:
         self._exits.callback(watched.close)
         return watched
 
-    def start(self, app: str, name: str, **settings: str) -> Worker:
-        """A worker of the program `app_APP`; *settings* go into its environment."""
-        return self.run(app, name, "worker", "-l", "info", "--without-web", "-p", str(next(_ports)), **settings)
+    def start(self, app: str, name: str, *, loop: str = "aio", **settings: str) -> Worker:
+        """A worker of the program `app_APP` on such an event loop; *settings* go into its environment."""
+        command = ["-L", loop, "worker", "-l", "info", "--without-web", "-p", str(next(_ports))]
+        return self.run(app, name, *command, **settings)
 
     def run(self, app: str, name: str, *command: str, **settings: str) -> Worker:
-        """Any command of Faust's."""
+        """Any command of Faust's, behind options for all of them."""
         worker = Worker(self, f"app_{app}", name, command, settings)
         self._workers.append(worker)
         return worker

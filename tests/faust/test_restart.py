@@ -37,7 +37,8 @@ def test_a_worker_that_is_stopped_holds_nothing_and_the_next_goes_on_where_it_wa
     assert {row["partition"]: row["committed"] for row in shown if row["topic"] == "numbers"} == stage.ends("numbers")
 
 
-def test_key_value_headers_and_time_of_a_record_stay_what_they_were(stage: Stage) -> None:
+@pytest.mark.parametrize("loop", ["aio", "uvloop"])
+def test_key_value_headers_and_time_of_a_record_stay_what_they_were(stage: Stage, loop: str) -> None:
     stage.topic("numbers", 1)
     stage.topic("copies", 1)
     sent = [
@@ -51,7 +52,7 @@ def test_key_value_headers_and_time_of_a_record_stay_what_they_were(stage: Stage
                 "numbers", record.value, key=record.key, timestamp=record.timestamp, headers=record.headers
             ).result()
     copies = stage.watch("copies")
-    worker = stage.start("forward", "ada")
+    worker = stage.start("forward", "ada", loop=loop)
     copies.until("all copies", lambda: len(copies.records) == len(sent))
     stage.stop(worker)
     assert [(each.key, each.value, each.timestamp) for each in copies.records] == [

@@ -81,7 +81,7 @@ class _Measured:
         self._done.set()
 
 
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = 100.0
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])
