@@ -138,8 +138,8 @@ class Ack(Awaitable[Sent]):
 class _Turn:
     """What is called in the next turn of a loop.
 
-    However much that is, one byte wakes the loop for it: the socket for these takes a few hundred, signals go through it,
-    too, and one that finds it full is lost.
+    However much that is, one byte wakes the loop for it: the socket for these takes a few hundred, signals go through
+    it, too, and one that finds it full is lost.
     """
 
     def __init__(self) -> None:
