@@ -102,11 +102,11 @@ class Ack(Awaitable[Sent]):
         """Whether it is acknowledged, or has failed."""
         return (self._done is None or self._done.done()) and all(ack.done for ack in self._also)
 
-    def call_back(self, call: Callable[[], None]) -> None:
-        """Have *call* called in the event loop that runs, in a later turn of it, when `done`; it must not raise."""
-        assert not self._also, "what waits for others is awaited"
-        assert self._done is not None, "what joins a commit is acknowledged at once"
-        self._done.call_back(call)
+    @property
+    def batch(self) -> tuple[Delivery, int]:
+        """The batch that the record is in, and its index there; for whoever waits for many of them at once."""
+        assert self._done is not None, "what joins a commit is in no batch yet"
+        return self._done, self._index
 
     def __await__(self) -> Generator[Any, None, Sent]:
         for ack in self._also:

@@ -74,7 +74,7 @@ class Producer:
         self._guard = threading.RLock()
         self._unacknowledged = 0
         self._room = threading.Condition(threading.Lock())
-        self._scheduled = False
+        self._scheduled, self._flushes = False, 0
         self._timer: threading.Timer | None = None
         self._flushing_loop: asyncio.AbstractEventLoop | None = None
         """Which loop calls `flush`, unless it is the timer."""
@@ -147,6 +147,7 @@ class Producer:
         """Hand everything buffered to the log; does not wait for it."""
         with self._guard:
             self._scheduled = False
+            self._flushes += 1
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -192,12 +193,17 @@ class Producer:
         self._scheduled = True
         try:
             self._flushing_loop = asyncio.get_running_loop()
-            self._flushing_loop.call_later(self._linger_s if self._lingers else 0, self.flush)
+            self._flushing_loop.call_later(self._linger_s if self._lingers else 0, self._linger_over, self._flushes)
         except RuntimeError:
             self._flushing_loop = None
             self._timer = threading.Timer(self._linger_s, self.flush)
             self._timer.daemon = True
             self._timer.start()
+
+    def _linger_over(self, flushes: int) -> None:
+        """Flush, unless that was done since it was scheduled: what came later may wait for longer."""
+        if flushes == self._flushes:
+            self.flush()
 
     def _submit(self, buffer: _Buffer) -> None:
         settings = buffer.topic.settings

@@ -82,7 +82,9 @@ class GroupThread:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._main())
+            # Not the loop that the app may have chosen for itself: the broker is made for this one.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._main())
         except BaseExceptionGroup as failures:
             cause: BaseException = failures
             while isinstance(cause, BaseExceptionGroup):

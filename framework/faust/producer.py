@@ -15,14 +15,20 @@ from faust.types.tuples import RecordMetadata
 from mode.utils.times import want_seconds
 
 from framework.faust.topics import ensure_topic, settings_of
-from framework.log import Ack, Headers, Log, NewRecord, partition_of
+from framework.log import Headers, Log, NewRecord, partition_of
 from framework.log import Producer as LogProducer
+from framework.log.ack import Delivery
 from framework.log.catalogue import TopicInfo
 from framework.log.codec import NO_HEADERS
 from framework.log.errors import Error, UnknownTopic
 
 MOST_BYTES = 32 << 20
 """More than that, sent and not acknowledged yet, makes who sends wait."""
+GATHER_S, QUIET_S = 0.03, 0.002
+"""How far apart records go to the disk while more are coming, and for how long none has come when no more are. The
+first one after a pause goes at once."""
+LINGER_MS = 100
+"""How long a record waits at most for those that were sent before it to be durable."""
 CREATE_TIME = 0
 
 
@@ -46,7 +52,11 @@ class Buffer(ProducerBuffer):
 
 
 class Producer(FaustProducer):
-    """Sends the records of an app. One of its futures is done when the record is durable."""
+    """Sends the records of an app. One of its futures is done when the record is durable.
+
+    What is sent while the disk syncs travels together, behind that: it could hardly be durable any sooner, and a batch
+    of its own for each record would cost more than all the rest about it.
+    """
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop | None = None, **kwargs: Any) -> None:
         """Opens nothing before it is started."""
@@ -55,18 +65,26 @@ class Producer(FaustProducer):
         self.buffer.app = self.app
         self.failure: Exception | None = None
         """The first failure of something that had been taken: then nothing that may depend on it is committed."""
+        self._in_loop: asyncio.AbstractEventLoop
         self._log: Log | None = None
         self._sender: LogProducer | None = None
         self._topics: dict[str, TopicInfo] = {}
         self._topics_version = -1
         self._next_partition = 0
+        self._batches: dict[Delivery, list[tuple[asyncio.Future[RecordMetadata], int, int, int]]] = {}
+        """Of each batch that is not durable yet the records: future, index, timestamp and size."""
         self._in_flight = self._in_flight_bytes = 0
+        self._syncing = 0
+        """How many of those in flight are on their way to the disk; the others wait for them."""
+        self._went_s = 0.0
+        self._is_scheduled = False
         self._settled = asyncio.Event()
 
     async def on_start(self) -> None:
         """Open the directory."""
+        self._in_loop = asyncio.get_running_loop()
         self._log = await self.transport.open_log()
-        self._sender = self._log.producer(linger_ms=self.linger_ms or None, compression=self.compression_type)
+        self._sender = self._log.producer(linger_ms=self.linger_ms or LINGER_MS, compression=self.compression_type)
         await super().on_start()
 
     async def on_stop(self) -> None:
@@ -114,11 +132,18 @@ class Producer(FaustProducer):
             ack = sender.send_to(info, number, NewRecord(key, value, stamp, given))
         except Error as error:
             raise ProducerSendError(f"a record to {topic!r} was not sent: {error}") from error
+        done: asyncio.Future[RecordMetadata] = self._in_loop.create_future()
+        delivery, index = ack.batch
+        batch = self._batches.get(delivery)
+        if batch is None:
+            batch = self._batches[delivery] = []
+            delivery.call_back(partial(self._settle, delivery, TP(topic, number)))
         size = len(key or b"") + len(value or b"")
+        batch.append((done, index, stamp, size))
         self._in_flight += 1
         self._in_flight_bytes += size
-        done: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
-        ack.call_back(partial(self._settle, done, ack, TP(topic, number), stamp, size))
+        if not self._syncing and not self._is_scheduled and not self.linger_ms:
+            self._schedule()
         return done
 
     async def send_and_wait(
@@ -145,21 +170,50 @@ class Producer(FaustProducer):
             self._sender.flush()
             await self._wait_settled()
 
-    def _settle(self, done: asyncio.Future[RecordMetadata], ack: Ack, tp: TP, stamp: int, size: int) -> None:
-        """The record of *done* is durable, or has failed."""
-        self._in_flight -= 1
-        self._in_flight_bytes -= size
+    def _schedule(self) -> None:
+        """Have what waits go to the disk: at the end of this turn, or if there was more just before, in a moment."""
+        self._is_scheduled = True
+        if self._in_flight > 1 and self._in_loop.time() < self._went_s + GATHER_S:
+            self._in_loop.call_later(QUIET_S, self._look, self._in_flight)
+        else:
+            self._in_loop.call_soon(self._go)
+
+    def _look(self, in_flight: int) -> None:
+        """Wait on as long as more is coming."""
+        if self._in_flight > in_flight and self._in_loop.time() < self._went_s + GATHER_S:
+            self._in_loop.call_later(QUIET_S, self._look, self._in_flight)
+        else:
+            self._go()
+
+    def _go(self) -> None:
+        self._is_scheduled = False
+        if self._sender is not None and self._in_flight:
+            self._syncing, self._went_s = self._in_flight, self._in_loop.time()
+            self._sender.flush()
+
+    def _settle(self, delivery: Delivery, tp: TP) -> None:
+        """The records of a batch are durable, or have failed."""
+        batch = self._batches.pop(delivery)
+        self._in_flight -= len(batch)
+        self._in_flight_bytes -= sum(size for _, _, _, size in batch)
+        if self._syncing:
+            self._syncing = max(self._syncing - len(batch), 0)
+            if not self._syncing and self._in_flight and not self.linger_ms and not self._is_scheduled:
+                self._schedule()
         if not self._in_flight or self._in_flight_bytes <= MOST_BYTES:
             self._settled.set()
+        topic, number = tp
         try:
-            sent = ack.result()
+            base = delivery.result()
         except (Error, OSError) as error:
             self.failure = self.failure or error
-            if not done.done():
-                done.set_exception(ProducerSendError(f"a record to {tp.topic!r} was not sent: {error}"))
+            for done, _, _, _ in batch:
+                if not done.done():
+                    done.set_exception(ProducerSendError(f"a record to {topic!r} was not sent: {error}"))
             return
-        if not done.done():
-            done.set_result(RecordMetadata(tp.topic, tp.partition, tp, sent.offset or 0, stamp / 1000.0, CREATE_TIME))
+        for done, index, stamp, _ in batch:
+            if not done.done():
+                done.set_result(RecordMetadata(topic, number, tp, base + index, stamp / 1000.0, CREATE_TIME))
 
     async def _wait_settled(self) -> None:
         while self._in_flight:
