@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def running(line: str, folder: Path) -> Iterator[Iterator[str]]:
     assert (process.returncode, TERMINAL.sub("", left)) == (0, "")
 
 
-def typed(line: str, folder: Path) -> list[str]:
-    """All that a command prints; of a worker of ours, how it ended."""
-    done = subprocess.run(
+def done(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command that has ended."""
+    return subprocess.run(
         command(line),
         cwd=folder,
         env=environment(),
@@ -86,16 +86,31 @@ def typed(line: str, folder: Path) -> list[str]:
         timeout=LIMIT_S,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    return [line for line in TERMINAL.sub("", done.stdout).splitlines() if not line.startswith(SAID_FIRST)]
 
 
-def until_committed(folder: Path) -> None:
-    """Until the Faust app has committed all that it handled, which it does every few seconds."""
-    line = "framework groups ls --json -A examples/faust_agent.py"
+def typed(line: str, folder: Path) -> list[str]:
+    """All that a command prints; of a worker of ours, how it ended."""
+    ended = done(line, folder)
+    assert ended.returncode == 0, ended.stdout
+    return [line for line in TERMINAL.sub("", ended.stdout).splitlines() if not line.startswith(SAID_FIRST)]
+
+
+def until(what: str, holds: Callable[[], bool]) -> None:
+    """Look again and again; each look takes a command."""
     deadline = time.monotonic() + LIMIT_S
-    while any(json.loads(row)["lag"] for row in typed(line, folder)):
-        assert time.monotonic() < deadline
+    while not holds():
+        assert time.monotonic() < deadline, what
+
+
+def has_topic(folder: Path) -> bool:
+    """Whether the Faust app has come so far; whoever sends before makes the topic as our app declares it."""
+    return done("framework topics show flights --data data/faust", folder).returncode == 0
+
+
+def has_committed(folder: Path) -> bool:
+    """Whether both apps have committed all that they handled, which Faust does every few seconds."""
+    rows = typed("framework groups ls --json -A examples/faust_agent.py", folder)
+    return not any(json.loads(row)["lag"] for row in rows)
 
 
 def fixed(lines: list[str]) -> list[str]:
@@ -108,9 +123,10 @@ def test_a_faust_app_and_an_agent_beside_it_show_what_the_readme_says(tmp_path: 
     one, two = blocks()
     with running(one[0].removeprefix("$ "), tmp_path) as worker:
         shown, printed = list[str](), list[str]()
+        until("the topic", lambda: has_topic(tmp_path))
         for line in two:
             if line.startswith("$ framework groups"):
-                until_committed(tmp_path)
+                until("the commits", lambda: has_committed(tmp_path))
             if line.startswith("$ "):
                 shown += [line, *typed(line[2:], tmp_path)]
             if line.startswith("$ framework topics send"):

@@ -153,7 +153,7 @@ async def test_a_signal_arrives_although_a_thousand_batches_are_acknowledged_mea
         try:
             for number in range(1_000):
                 ack = producer.send("numbers", b"%d" % number)
-                ack.call_back(lambda: None)
+                ack.batch[0].call_back(lambda: None)
                 producer.flush()
             ack.result(LIMIT)  # The loop does nothing until then.
             signal.raise_signal(signal.SIGUSR1)
