@@ -350,6 +350,12 @@ class Consumer(FaustConsumer):
             self._new_offset(tp)
         await super().on_partitions_revoked(revoked)
 
+    async def wait_empty(self) -> None:
+        """Wait for what is in hand, and commit it; not for replies, of which Faust waits for one acknowledgement more."""
+        self._unacked_messages -= {each for each in self._unacked_messages if each.topic == self.app.conf.reply_to}
+        if not self.app.client_only:  # That commits nothing.
+            await super().wait_empty()
+
     async def commit_and_end_transactions(self) -> None:
         """Commit all that is finished now, also if a commit is under way that does not know of all of it."""
         while self._commit_fut is not None:

@@ -39,7 +39,7 @@ class Transport(FaustTransport):
         """
         super().__init__(url, app, loop)
         try:
-            self.place = parse_urls([str(each) for each in url])
+            self.place = parse_urls([_written(each) for each in url])
         except Error as error:
             raise ImproperlyConfigured(str(error)) from None
         self._log: Log | None = None
@@ -79,3 +79,9 @@ class Transport(FaustTransport):
         if not self._users and self._log is not None:
             log, self._log = self._log, None
             await asyncio.to_thread(log.close)
+
+
+def _written(url: Any) -> str:
+    """*url* as people write it; as a string it has no slashes where it has no host."""
+    query = f"?{url.raw_query_string}" if url.raw_query_string else ""
+    return f"{url.scheme}://{url.raw_authority}{url.raw_path}{query}"
