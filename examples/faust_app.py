@@ -13,11 +13,7 @@ and in another, where `faust_agent.py` reads the same topic:
 import faust
 import faust.cli
 
-app = faust.App(
-    "delays",
-    broker="framework://./data/faust",  # was: broker="kafka://localhost:9092"
-    stream_wait_empty=False,  # Or a Faust program that has asked never ends, on Kafka neither.
-)
+app = faust.App("delays", broker="framework://./data/faust")  # was: broker="kafka://localhost:9092"
 
 
 class Flight(faust.Record):

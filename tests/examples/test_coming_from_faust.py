@@ -136,5 +136,5 @@ def test_a_faust_app_and_an_agent_beside_it_show_what_the_readme_says(tmp_path: 
 
 
 def test_the_line_that_the_readme_changes_is_that_of_the_example() -> None:
-    [line] = re.findall(r"^    broker=.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    [line] = re.findall(r"^app = faust\.App.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert line in (ROOT / "examples" / "faust_app.py").read_text().splitlines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faust
 import faust.cli
 
-app = faust.App("talk", topic_partitions=1, reply_create_topic=True, stream_wait_empty=False)
+app = faust.App("talk", topic_partitions=1, reply_create_topic=True)
 taken, asked = app.topic("taken"), app.topic("asked")
 doubled = app.topic("doubled", value_type=int)
 
