@@ -351,8 +351,9 @@ class Consumer(FaustConsumer):
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
-        """Wait for what is in hand, and commit it; not for replies, of which Faust waits for one acknowledgement more."""
-        self._unacked_messages -= {each for each in self._unacked_messages if each.topic == self.app.conf.reply_to}
+        """Wait for what is in hand, and commit it; not for replies, which Faust counts once too often."""
+        in_hand = self._unacked_messages
+        in_hand.difference_update([each for each in in_hand if each.topic == self.app.conf.reply_to])
         if not self.app.client_only:  # That commits nothing.
             await super().wait_empty()
 

@@ -343,7 +343,8 @@ def _offsets_of(options: GroupOptions, answer: OffsetFetchResponse) -> dict[Plac
 def _refusal(options: GroupOptions, code: int) -> str:
     name = Code(code).name
     why = {
-        Code.INVALID_SESSION_TIMEOUT: f"; its session timeout is {options.session_timeout_ms} ms",
+        Code.INVALID_SESSION_TIMEOUT: f"; its session timeout is {options.session_timeout_ms} ms, and a "
+        "broker that is no worker allows 6,000 ms or more (broker_session_timeout of the app)",
         Code.INCONSISTENT_GROUP_PROTOCOL: f"; it assigns by {options.protocol!r}, and others in the group do not",
         Code.FENCED_INSTANCE_ID: f"; another member is {options.instance_id!r} now",
         Code.INVALID_GROUP_ID: "; the id is empty or too long",

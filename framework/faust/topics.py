@@ -11,7 +11,7 @@ from typing import Any
 from framework.log import Log, TopicSettings
 from framework.log.broker.configs import FIXED
 from framework.log.catalogue import TopicInfo
-from framework.log.errors import InvalidSetting, TopicExists, UnknownTopic
+from framework.log.errors import TopicExists, UnknownTopic
 from framework.log.settings import Setting, check_topic_name, parse_setting
 
 logger = logging.getLogger(__name__)
@@ -54,17 +54,12 @@ def settings_of(
         found["cleanup.policy"] = ",".join(policies)
     if retention_s:
         found["retention.ms"] = int(retention_s * 1000)
+    known = log.defaults.as_config()
     for name, value in (config or {}).items():
-        if name in FIXED or value is None:
-            continue
-        try:
+        if name in known:
             found[name] = parse_setting(name, str(value))
-            TopicSettings.fields_of({name: found[name]})
-        except InvalidSetting as error:
-            if name in found and name in TopicSettings().as_config():
-                raise
-            found.pop(name, None)
-            logger.warning("left out of a topic's config: %s", error)
+        elif name not in FIXED:
+            logger.warning("left out of a topic's config: unknown topic setting %r, which is %r", name, value)
     return replace(log.defaults, **TopicSettings.fields_of(found))  # type: ignore[arg-type]  # checked there
 
 
