@@ -1,5 +1,7 @@
 """A Faust app that forwards each record as it is, and says who did; the leader says so now and then.
 
+A record with the key `hold` holds up all the worker does for four seconds.
+
 What Faust takes for committed goes to the file that COMMITS names, a line a commit.
 """
 
@@ -7,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import faust
 
-NAME = os.environ["WORKER"]
+NAME, HELD_S = os.environ["WORKER"], 4.0
 
 
 class Commits(faust.Monitor):
@@ -34,6 +37,8 @@ beats = app.topic("beats")
 async def forward(stream):
     """Key, value, headers and time stay as they are."""
     async for event in stream.events():
+        if event.key == b"hold":
+            time.sleep(HELD_S)  # noqa: ASYNC251  # as code does that computes, or waits for another thing than the loop
         headers = {**(event.headers or {}), "worker": NAME.encode()}
         await event.forward(copies, headers=headers, timestamp=event.message.timestamp)
 

@@ -38,6 +38,7 @@ HERE = Path(__file__).parent
 PYTHON = Path(os.environ.get("FRAMEWORK_FAUST_PYTHON", ROOT / ".venv" / "faust" / "bin" / "python"))
 """With Faust and this project installed."""
 LIMIT_S = 60.0
+MOST_SAID = 6_000
 LOOK_S = 0.05
 """Between two looks at what rings nobody: the death of a process, and a commit in the state."""
 SETTINGS = {
@@ -83,7 +84,7 @@ class Worker:
 
     def said(self) -> str:
         """The end of what it wrote, and of what those wrote who had its name before."""
-        return self._said.read_text(errors="replace")[-6000:]
+        return self._said.read_text(errors="replace")[-MOST_SAID:]
 
     def wait(self) -> int:
         """How it ended."""
@@ -96,6 +97,10 @@ class Worker:
         """SIGTERM; the exit code."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL; when this returns it is gone."""
