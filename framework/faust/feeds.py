@@ -42,7 +42,8 @@ class Feed:
         self._reader = log.reader(partition, offset)
         self._on_reset = on_reset
         self._records: list[StoredRecord] = []
-        self._next = offset
+        self._behind = self._next = offset
+        """Behind the last record that was read, and where the next read begins: between the two there is none."""
         self.handed: deque[int] = deque()
         """The offsets that were handed out from the frontier on; it is for whoever hands out to append to it."""
         self.finished: set[int] = set()
@@ -94,6 +95,7 @@ class Feed:
             return False
         if self._has_rest:
             return True
+        self._records = []  # However many partitions wait, none of them holds what it has handed out.
         position = self._next if self._goes_on else self.position
         return self.partition.high_watermark > position or position > self.partition.log_end
 
@@ -105,8 +107,7 @@ class Feed:
     @property
     def _goes_on(self) -> bool:
         """Whether the next read gives what comes behind the position."""
-        behind = self._records[-1].offset + 1 if self._records else self._next
-        return behind <= self.position <= self._next
+        return self._behind <= self.position <= self._next
 
     @property
     def is_near(self) -> bool:
@@ -155,13 +156,15 @@ class Feed:
             # The first batch may begin before it.
             records += found if header.base_offset >= first else [each for each in found if each.offset >= first]
         self._records, self._next = records, fetched.next_offset
+        if records:
+            self._behind = records[-1].offset + 1
 
     def _reset(self) -> None:
         self._go_to(self._on_reset(self.partition.log_start, self.partition.high_watermark))
 
     def _go_to(self, offset: int) -> None:
         self._reader.seek(offset)
-        self._next = offset
+        self._behind = self._next = offset
 
     def close(self) -> None:
         """Close its file, when nobody reads from it any more."""

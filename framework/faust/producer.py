@@ -42,6 +42,10 @@ class Buffer(ProducerBuffer):
         self.is_sending = True
         try:
             await super()._send_pending(sent)
+        except ProducerSendError as error:
+            # Who sent it has gone on, and believes that it will be there.
+            self.app.producer.failure = self.app.producer.failure or error
+            raise
         finally:
             self.is_sending = False
 
@@ -90,6 +94,7 @@ class Producer(FaustProducer):
     async def on_stop(self) -> None:
         """Send what was taken, and let go of the directory."""
         await super().on_stop()
+        await self.flush()
         await self.buffer.stop()
         sender, self._sender = self._sender, None
         if sender is not None:
@@ -163,7 +168,7 @@ class Producer(FaustProducer):
     async def flush(self) -> None:
         """Wait until everything that was sent is durable, or has failed."""
         # The buffer's own gives up when nothing moved for a moment.
-        while not self.buffer.is_empty:
+        while not self.buffer.is_empty and not self.buffer.should_stop:
             await self.buffer.flush()
             await asyncio.sleep(0)
         if self._sender is not None:
