@@ -86,6 +86,10 @@ class Worker:
         """The end of what it wrote, and of what those wrote who had its name before."""
         return self._said.read_text(errors="replace")[-MOST_SAID:]
 
+    def count(self, text: str) -> int:
+        """How often it said so."""
+        return self._said.read_text(errors="replace").count(text)
+
     def wait(self) -> int:
         """How it ended."""
         try:

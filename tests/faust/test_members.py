@@ -152,13 +152,15 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_joins_again(stage
 def test_code_that_holds_up_the_worker_that_serves_holds_up_nobody_else(stage: Stage, rounds: Rounds) -> None:
     """Nor does it cost the worker its partitions, although it takes longer than a session."""
     serving, other = started(stage, rounds, BROKER_SESSION_TIMEOUT="1", BROKER_HEARTBEAT_INTERVAL="0.3")
-    owners = rounds.owners()
+    owners, shares = rounds.owners(), [worker.count("on_partitions_assigned") for worker in (serving, other)]
     held = rounds.send(owners.index(serving.name), key=b"hold")
     for _ in range(50):
         rounds.until_handled(rounds.send(owners.index(other.name)))
     assert not rounds.is_handled(held)
     rounds.until_handled(held)
     assert rounds.owners() == owners
+    stage.until_committed("forward", "numbers")
+    assert [worker.count("on_partitions_assigned") for worker in (serving, other)] == shares
     stage.stop(other)
     stage.stop(serving)
     rounds.check_each_once()
