@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +88,30 @@ def test_a_batch_that_is_full_goes_at_once(shop: Shop) -> None:
         assert log.appends == [1, 1]
         assert not acks[6].done
         assert acks[6].result(LIMIT).offset == 6
+        producer.close()
+
+
+async def test_what_was_flushed_early_leaves_the_next_its_whole_linger(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of the first is over while the second waits: that one has a time of its own."""
+    scheduled: list[Callable[[], None]] = []
+
+    def call_later(delay: float, call: Callable[..., None], *arguments: object) -> None:
+        scheduled.append(partial(call, *arguments))
+
+    with closing(Watched(shop.data)) as log:
+        topic = log.create_topic("t", 1)
+        producer = Producer(log, linger_ms=1000)
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio.get_running_loop(), "call_later", call_later)
+            producer.send_to(topic, 0, NewRecord(None, b"first", 0))
+            producer.flush()
+            producer.send_to(topic, 0, NewRecord(None, b"second", 0))
+        scheduled[0]()
+        assert log.appends == [1]
+        scheduled[1]()
+        assert log.appends == [1, 1]
         producer.close()
 
 
