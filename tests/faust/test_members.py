@@ -107,13 +107,13 @@ def started(stage: Stage, rounds: Rounds, **settings: str) -> tuple[Worker, Work
 
 def test_partitions_of_killed_workers_go_to_the_others_and_some_to_one_that_joins(stage: Stage, rounds: Rounds) -> None:
     # With the one that serves the group its members and generations are gone, not what was committed.
-    serving, other = started(stage, rounds, **QUICK)
+    serving, other = started(stage, rounds, **QUICK, BEATS="yes")
     stage.kill(serving)
     rounds.until_handled_by(other)
     assert stage.host() == other.pid
     rounds.until_led_by_one_of(other)
 
-    edith = stage.start("forward", "edith", **QUICK)
+    edith = stage.start("forward", "edith", **QUICK, BEATS="yes")
     rounds.until_handled_by(other, edith)
     rounds.until_led_by_one_of(other, edith)
 
@@ -122,7 +122,7 @@ def test_partitions_of_killed_workers_go_to_the_others_and_some_to_one_that_join
     rounds.until_handled_by(other)
     assert stage.host() == other.pid
 
-    joan = stage.start("forward", "joan", **QUICK)
+    joan = stage.start("forward", "joan", **QUICK, BEATS="yes")
     rounds.until_handled_by(other, joan)
     stage.stop(other)
     rounds.until_handled_by(joan)
@@ -135,6 +135,7 @@ def test_partitions_of_killed_workers_go_to_the_others_and_some_to_one_that_join
 def test_a_worker_that_stood_still_for_longer_than_its_session_joins_again(stage: Stage, rounds: Rounds) -> None:
     """What it believes of its partitions counts no more: others have gone on there, and it commits nothing."""
     serving, still = started(stage, rounds, **QUICK)
+    stage.until_committed("forward", "numbers")  # While it appends it holds a lock, and others would wait for it.
     still.signal(signal.SIGSTOP)
     rounds.until_handled_by(serving)
     stage.until_committed("forward", "numbers")
