@@ -83,10 +83,11 @@ $(CRONITER_5): | $(BIN)/python
 	$(PIP) install --target .venv/croniter-5 'croniter>=5,<6' python-dateutil pytz
 	@touch $@
 
-# Faust wants a croniter below 6, so it has an environment of its own, where its apps find our transport.
+# Faust wants a croniter below 6, so it has an environment of its own, where its apps find our transport. With uvloop,
+# on which many of them run.
 $(FAUST): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m venv .venv/faust
-	.venv/faust/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[faust]'
+	.venv/faust/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[faust]' 'uvloop>=0.19'
 	@touch $@
 
 # Clients of the broker that are no Python packages. Where npm or apt is missing there is a line and no stamp, and the

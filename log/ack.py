@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,9 @@ class Delivery(Future[int]):
             return
         calls = self._calls.get(loop)
         if calls is None:
-            calls = self._calls[loop] = []
-            self.add_done_callback(lambda _: _wake(loop, calls))
+            calls, turn = [], _turns.setdefault(loop, _Turn())
+            self._calls[loop] = calls
+            self.add_done_callback(lambda _: turn.add(loop, calls))
         # Not too late: what is done meanwhile wakes this loop, which makes the calls in a later turn.
         calls.append(call)
 
@@ -132,14 +135,33 @@ class Ack(Awaitable[Sent]):
         return Sent(self._topic, self._partition, base + self._index if base >= 0 else None)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, calls: list[Callable[[], None]]) -> None:
-    with suppress(RuntimeError):  # The loop is closed, and nobody waits any more.
-        loop.call_soon_threadsafe(_make, calls)
+class _Turn:
+    """What is called in the next turn of a loop.
+
+    However much that is, one byte wakes the loop for it: the socket for these takes a few hundred, signals go through
+    it, too, and one that finds it full is lost.
+    """
+
+    def __init__(self) -> None:
+        self._calls = deque[list[Callable[[], None]]]()
+        self._is_woken = False
+
+    def add(self, loop: asyncio.AbstractEventLoop, calls: list[Callable[[], None]]) -> None:
+        """Have *calls* made, too; from any thread."""
+        self._calls.append(calls)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # The loop is closed, and nobody waits any more.
+                loop.call_soon_threadsafe(self._make)
+
+    def _make(self) -> None:
+        self._is_woken = False  # First: whoever comes from now on wakes the loop again.
+        while self._calls:
+            for call in self._calls.popleft():
+                call()
 
 
-def _make(calls: list[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn] = WeakKeyDictionary()
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

@@ -3,6 +3,9 @@
 Their records lie in a list in memory, without a broker, and what they do survives nothing: no recovery, no offsets, and
 changelogs that go nowhere. Ours read the log and commit, exactly once. Each side handles as many records as it
 can in a second or a few, and rates are compared.
+
+The row `faust-transport` has Faust on both sides: on a directory of ours, with offsets committed and changelogs on the
+disk, over Faust with a transport that costs nothing. App and agents are the same file.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ SUM = [
     ("Faust", 0.02, ["faust_side", "installed", "rocksdb://"], None),
     ("Faust at its best", 0.02, ["faust_side", "best", "rocksdb://"], 50.0),
 ]
+TRANSPORT = [("filter", "memory://", 0.05), ("sum", "rocksdb://", 0.02)]
+TRANSPORT_TARGET = 0.8
 Peers = list[tuple[str, float, list[str], float | None]]
 
 
@@ -45,6 +50,21 @@ def measure_filter(bench: Bench) -> Iterator[Result]:
 def measure_sum(bench: Bench) -> Iterator[Result]:
     """Sum the amounts of every key: Bytewax in memory, Faust in RocksDB."""
     return _measure(bench, "sum", SUM, lambda place, data: summing(place, len(data), sums_of(data)))
+
+
+def measure_faust_transport(bench: Bench) -> Iterator[Result]:
+    """Faust with `broker="framework://..."` over its own ceiling; both at their best."""
+    if not PYTHON.exists():
+        yield skipped("faust-transport", f"{PYTHON} is not there: make peers")
+        return
+    for work, store, share in TRANSPORT:
+        records = max(1_000, int(bench.scale.records * share))
+        settings = ["faust_side", "best", store]
+        with bench.place() as place:
+            fill(place / "data", values(records))
+            ours = _peer(work, settings, records, f"framework://{place / 'data'}")
+            pairs = Pairs(ours, _peer(work, settings, records), bench.scale.pairs, "k/s")
+            yield pairs.ratio(f"faust-transport / {work}", TRANSPORT_TARGET)
 
 
 def _measure(bench: Bench, work: str, peers: Peers, side: Callable[[Path, list[bytes]], Side]) -> Iterator[Result]:
@@ -61,9 +81,9 @@ def _measure(bench: Bench, work: str, peers: Peers, side: Callable[[Path, list[b
             yield pairs.ratio(f"{work} / {name}", target)
 
 
-def _peer(work: str, arguments: list[str], records: int) -> Side:
+def _peer(work: str, arguments: list[str], records: int, *more: str) -> Side:
     module, *settings = arguments
-    command = [str(PYTHON), "-m", f"tests.benchmarks.peers.{module}", work, *settings, str(records)]
+    command = [str(PYTHON), "-m", f"tests.benchmarks.peers.{module}", work, *settings, str(records), *more]
 
     def run() -> float:
         done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -72,4 +92,8 @@ def _peer(work: str, arguments: list[str], records: int) -> Side:
     return run
 
 
-ROWS = [Row("peers-filter", measure_filter), Row("peers-sum", measure_sum)]
+ROWS = [
+    Row("peers-filter", measure_filter),
+    Row("peers-sum", measure_sum),
+    Row("faust-transport", measure_faust_transport),
+]

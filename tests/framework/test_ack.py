@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from concurrent.futures import Future
 from datetime import timedelta
@@ -141,3 +142,22 @@ async def test_a_batch_that_the_log_does_not_take_fails_those_who_await_it(tmp_p
         await ack
     with pytest.raises(LogClosed):
         producer.close()
+
+
+async def test_a_signal_arrives_although_a_thousand_batches_are_acknowledged_meanwhile(tmp_path: Path) -> None:
+    """What wakes the loop is a socket that takes a few hundred bytes, and signals go through it, too."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    with Log(tmp_path, create=True) as log, log.producer() as producer:
+        log.create_topic("numbers", 1)
+        loop.add_signal_handler(signal.SIGUSR1, heard.set)
+        try:
+            for number in range(1_000):
+                ack = producer.send("numbers", b"%d" % number)
+                ack.batch[0].call_back(lambda: None)
+                producer.flush()
+            ack.result(LIMIT)  # The loop does nothing until then.
+            signal.raise_signal(signal.SIGUSR1)
+            async with asyncio.timeout(LIMIT.total_seconds()):
+                await heard.wait()
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR1)

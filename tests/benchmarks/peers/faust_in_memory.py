@@ -6,6 +6,7 @@ The least that Faust asks of a transport, and all of it as cheap as can be, so t
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -173,11 +174,11 @@ class _Cluster:
         return set()
 
 
-def app(directory: str, *, optimised: bool, store: str = "memory://") -> faust.App:
-    """An app on this transport, with what makes Faust fast if *optimised*."""
+def app(directory: str, *, optimised: bool, store: str = "memory://", broker: str | None = None) -> faust.App:
+    """An app on this transport, or on that of the URL *broker*; with what makes Faust fast if *optimised*."""
     made = faust.App(
-        "bench",
-        broker="kafka://none",
+        f"bench-{os.getpid()}",  # What another one has committed is of no concern.
+        broker=broker or "kafka://none",
         datadir=directory,
         store=store,
         topic_partitions=1,
@@ -185,6 +186,7 @@ def app(directory: str, *, optimised: bool, store: str = "memory://") -> faust.A
         web_enabled=False,
         cython_optimizations=optimised,
     )
-    # By hand, because a URL finds only what is installed as a plug-in.
-    made._new_transport = made._new_producer_transport = lambda: Transport("memory://", made)
+    if broker is None:
+        # By hand, because a URL finds only what is installed as a plug-in.
+        made._new_transport = made._new_producer_transport = lambda: Transport("memory://", made)
     return made
