@@ -16,6 +16,8 @@ from framework.state.errors import StateFailed
 from framework.state.store import Commit, Store
 from tests.log.conftest import ManualClock
 
+CHECKPOINTS = 5
+
 
 @pytest.fixture
 def clock() -> ManualClock:
@@ -224,25 +226,28 @@ def test_other_names_are_no_checkpoints(log: Log, store: Store) -> None:
 
 def test_commits_and_checkpoints_at_once_do_not_disturb_each_other(log: Log, store: Store, clock: ManualClock) -> None:
     """Each commit writes two rows; no checkpoint has one of them."""
-    made, done = Checkpoints(log, keep=100), threading.Event()
+    made, enough = Checkpoints(log, keep=100), threading.Event()
 
     def commit() -> None:
-        for number in range(300):
+        number = 0
+        while not enough.is_set():
             value = b"%d" % number
             store.commit(Commit(changes=[(b"ta", value), (b"tb", value)]))
-        done.set()
+            number += 1
 
     thread = threading.Thread(target=commit)
     thread.start()
-    found = []
-    while not done.is_set():
-        clock.ms += 1
-        found.append(made.make(store))
-    thread.join()
-    for each in found:
-        if each is not None and (rows := rows_in(each)[1:]):
-            assert rows[0] == rows[1]
-    assert len(found) > 2
+    seen = set()
+    try:
+        while len(seen) < CHECKPOINTS:
+            clock.ms += 1
+            checkpoint = made.make(store)
+            if checkpoint is not None and (rows := rows_in(checkpoint)[1:]):
+                assert rows[0] == rows[1]
+                seen.add(rows[0])
+    finally:
+        enough.set()
+        thread.join()
 
 
 def test_a_checkpoint_cannot_be_made_where_something_is(log: Log, store: Store, tmp_path: Path) -> None:
