@@ -237,7 +237,7 @@ def test_commits_and_checkpoints_at_once_do_not_disturb_each_other(log: Log, sto
 
     thread = threading.Thread(target=commit)
     thread.start()
-    seen = set()
+    seen = set[bytes]()
     try:
         while len(seen) < CHECKPOINTS:
             clock.ms += 1

@@ -274,7 +274,7 @@ async def test_a_run_is_begun_by_command(yard: Yard) -> None:
         yard.append(START, 1, 2)
         reply = await ask(yard, "run", {})
         assert worker.jobs is not None
-        runs = worker.jobs.stored
-        await until(lambda: runs.of("total")[0].state == "succeeded")
+        jobs, runs = worker.jobs, worker.jobs.stored
+        await until(lambda: runs.of("total")[0].state == "succeeded" and not jobs.active)
         assert reply.runs == [runs.of("total")[0].id]
         assert (await ask(yard, "run", {})).text.endswith("has no new records")
