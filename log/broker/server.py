@@ -99,9 +99,8 @@ class Broker:
             checking = ThreadPoolExecutor(CHECKING_THREADS, "framework-broker-check")
             readers = Readers(self._log, self.settings.max_open_readers, reading)
             exits.callback(readers.close)
-            exits.callback(reading.shutdown)
-            exits.callback(working.shutdown)
-            exits.callback(checking.shutdown)
+            for threads in (reading, working, checking):
+                exits.callback(threads.shutdown)
             server, address = await self._listen()
             exits.callback(server.close)
             self.node = Node(

@@ -26,6 +26,7 @@ from framework.state.rows import Change
 from framework.state.store import Commit, Store
 from framework.worker import Worker
 from tests.faults.points import DyingDatabase, DyingFiles, Points
+from tests.until import until
 
 ROUND = 12
 EXTRA = 5
@@ -71,8 +72,7 @@ async def work(data: Path, points: Points, rounds: int) -> None:
             for number in range(turn * ROUND, (turn + 1) * ROUND):
                 ack = app.topics["numbers"].send(number)
             await ack
-            while not worker.idle:  # noqa: ASYNC110  # see Worker
-                await asyncio.sleep(0)
+            await until(lambda: worker.idle)
 
 
 def work_again(data: Path) -> None:

@@ -20,6 +20,7 @@ from framework.log import Log
 from framework.worker import Worker
 from tests.faults.commit_cases import in_child, mutate
 from tests.faults.points import DyingDatabase, DyingFiles, Points
+from tests.until import until
 
 ROUND, EXTRA = 12, 5
 
@@ -61,8 +62,7 @@ async def work(data: Path, points: Points, partitions: int) -> None:
         for number in range(ROUND):
             ack = app.topics["numbers"].send(number)
         await ack
-        while not worker.idle:  # noqa: ASYNC110  # see Worker
-            await asyncio.sleep(0)
+        await until(lambda: worker.idle)
 
 
 def work_again(data: Path, partitions: int) -> None:

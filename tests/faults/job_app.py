@@ -27,6 +27,7 @@ from framework.log import Files, Log, TopicSettings
 from framework.state.database import Database
 from framework.state.shards import Shards
 from framework.worker import _first
+from tests.until import until
 
 HOUR = timedelta(hours=1)
 PARTITIONS = 3
@@ -124,8 +125,7 @@ class Site:
 
     async def idle(self) -> None:
         """Return when nothing is due or at work."""
-        while self.runner.unfinished():  # noqa: ASYNC110  # idle is many things, and no event
-            await asyncio.sleep(0)
+        await until(lambda: not self.runner.unfinished())
 
     # What must be true.
 

@@ -24,7 +24,8 @@ from framework.task import Task
 from framework.worker import Worker
 from tests.faults.log_power import in_memory
 from tests.faults.loop_image import Mount, make_image, why_not
-from tests.framework.conftest import LIMIT_S, Shop
+from tests.framework.conftest import Shop
+from tests.until import until
 
 ROW_BYTES = 400_000
 ROWS = 110
@@ -147,9 +148,7 @@ async def test_agents_wait_for_space_and_go_on_in_the_same_process(
         assert "bytes are free, a commit needs" in caplog.text
         assert app.tables["sums"]["all"] <= sum(range(read + 1))
         (disk / "filler").unlink()
-        async with asyncio.timeout(3 * LIMIT_S):
-            while not worker.idle:  # noqa: ASYNC110  # see Worker
-                await asyncio.sleep(0)
+        await until(lambda: worker.idle)
     assert "takes commits again" in caplog.text
     filled.check()
     app = filled.app()

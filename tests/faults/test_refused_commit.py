@@ -22,6 +22,7 @@ from framework.worker import Worker
 from tests.faults.commit_cases import ROUND, VALUE_BYTES, build, make, work_again, wrong
 from tests.faults.failing_disk import Refusals, RefusingDatabase, RefusingFiles
 from tests.faults.log_power import TORTURE
+from tests.until import until
 
 LIMIT_S = 20.0
 ROUNDS = 2
@@ -54,8 +55,7 @@ async def work(data: Path, refusals: Refusals) -> None:
             worker = Worker(app, open_database=RefusingDatabase)
             async with worker.running():
                 refusals.arm()
-                while not worker.idle:  # noqa: ASYNC110  # see Worker
-                    await asyncio.sleep(0)
+                await until(lambda: worker.idle)
     finally:
         app.close()
 

@@ -13,6 +13,7 @@ import pytest
 
 from framework import App, Record, Retry, Table, Topic
 from framework.worker import Worker
+from tests.until import until
 
 LIMIT_S = 10.0
 """When a worker that does not become idle fails its test."""
@@ -55,9 +56,7 @@ class Shop:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let others run until *condition* is true."""
-        async with asyncio.timeout(LIMIT_S):
-            while not condition():  # noqa: ASYNC110  # it is many things, and no event
-                await asyncio.sleep(0)
+        await until(condition, LIMIT_S)
 
     async def commit(self, worker: Worker) -> None:
         """Return when a commit that began after this call is over, in all stores of *worker*."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from framework.clock import ManualClock
@@ -42,10 +40,3 @@ def short(rows: list[RunRow]) -> list[tuple[str, str, str]]:
 def due(row: RunRow) -> datetime:
     """When it was due."""
     return datetime.fromtimestamp(row.nominal, UTC)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others run until *condition* is true."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # it is many things, and no event
-            await asyncio.sleep(0)

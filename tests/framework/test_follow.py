@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Callable
 from contextlib import aclosing, closing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import pytest
 from framework import Topic
 from framework.errors import DecodeError
 from framework.log.errors import NoDataDirectory, OffsetOutOfRange, UnknownTopic
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -54,13 +54,6 @@ def open_files() -> int:
 def opened(topic: Topic[Any]) -> Any:
     """An iteration from the beginning, which can be closed."""
     return topic.follow("beginning").__aiter__()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until *condition* is true."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # it is many things, and no event
-            await asyncio.sleep(0)
 
 
 @pytest.mark.usefixtures("_watching")

@@ -15,9 +15,10 @@ from framework import App, Batch
 from framework.clock import START, ManualClock
 from framework.jobs.alarm import HOP_S, Alarm
 from framework.jobs.job import Job
-from tests.framework.job_history import SetClock, due, history, runner, short, until
+from tests.framework.job_history import SetClock, due, history, runner, short
 from tests.framework.test_jobs import START as SITE_START
 from tests.framework.test_jobs import Site
+from tests.until import until
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 HOP = timedelta(seconds=HOP_S)

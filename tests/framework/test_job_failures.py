@@ -16,8 +16,9 @@ from framework.clock import START
 from framework.errors import JobFailed
 from framework.jobs.runner import MAX_CRASHES
 from framework.jobs.serving import Serving
-from tests.framework.job_history import history, runner, short, until
+from tests.framework.job_history import history, runner, short
 from tests.framework.test_jobs import Site
+from tests.until import until
 
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 ONCE = Retry(0)

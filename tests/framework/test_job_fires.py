@@ -17,8 +17,9 @@ from framework.clock import START
 from framework.jobs.fires import due_fire
 from framework.jobs.serving import Serving
 from framework.schedule import Schedule
-from tests.framework.job_history import due, history, short, until
+from tests.framework.job_history import due, history, short
 from tests.framework.test_jobs import Site
+from tests.until import until
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 LATE = 2 * MINUTE

@@ -12,7 +12,8 @@ from framework import App, Batch, Stream
 from framework.jobs import runner
 from framework.jobs.pace import MAX_REST_S, REST, TURN_S, Pace
 from framework.reading import SLICE_RECORDS
-from tests.framework.job_history import history, until
+from tests.framework.job_history import history
+from tests.until import until
 
 
 class Time:

@@ -21,9 +21,10 @@ from framework.state.errors import DiskFailed
 from framework.testing import Harness
 from framework.worker import Worker
 from tests.framework import process_app as its
-from tests.framework.job_history import history, runner, until
+from tests.framework.job_history import history, runner
 from tests.framework.process_app import BEGUN
 from tests.log.conftest import Child
+from tests.until import until
 
 pytestmark = pytest.mark.slow
 

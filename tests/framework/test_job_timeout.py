@@ -10,7 +10,8 @@ import pytest
 
 from framework import App, Batch, Retry
 from framework.jobs import attempt as attempts
-from tests.framework.job_history import history, runner, until
+from tests.framework.job_history import history, runner
+from tests.until import until
 
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 ONCE = Retry(0)

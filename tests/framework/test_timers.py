@@ -19,7 +19,8 @@ from framework.schedule import BadSchedule
 from framework.state.errors import DiskFailed
 from framework.testing import Harness
 from framework.worker import Worker
-from tests.framework.job_history import SetClock, runner, until
+from tests.framework.job_history import SetClock, runner
+from tests.until import until
 
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 

@@ -18,7 +18,8 @@ from framework.jobs.runner import MAX_CRASHES
 from framework.jobs.runs import RunRow
 from framework.jobs.serving import Serving
 from framework.log.errors import Conflict, NotFound
-from tests.framework.jobs.yard import DAY, START, Yard, summing, until
+from tests.framework.jobs.yard import DAY, START, Yard, summing
+from tests.until import until
 
 LATER = START + DAY
 

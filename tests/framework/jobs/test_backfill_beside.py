@@ -16,7 +16,8 @@ from framework.jobs.commands import Commands
 from framework.jobs.runs import RunRow
 from framework.log.keys import partition_of
 from framework.worker import Worker
-from tests.framework.jobs.yard import DAY, START, Yard, until
+from tests.framework.jobs.yard import DAY, START, Yard
+from tests.until import until
 
 HOUR, OLD_DAYS, LIVE_HOURS = timedelta(hours=1), 3, 5
 CUT = START - OLD_DAYS * DAY

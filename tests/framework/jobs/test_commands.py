@@ -17,7 +17,8 @@ from framework.jobs.fires import Fire
 from framework.jobs.job import Job
 from framework.jobs.serving import Serving
 from framework.log.errors import Conflict, NotFound, UnknownPartition, UsageError
-from tests.framework.jobs.yard import DAY, START, Yard, summing, until
+from tests.framework.jobs.yard import DAY, START, Yard, summing
+from tests.until import until
 
 
 @pytest.fixture

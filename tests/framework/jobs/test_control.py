@@ -23,7 +23,8 @@ from framework.state.database import Database
 from framework.state.errors import DiskFull
 from framework.state.rows import Change
 from framework.worker import Worker
-from tests.framework.jobs.yard import LIMIT_S, START, Yard, summing, until
+from tests.framework.jobs.yard import LIMIT_S, START, Yard, summing
+from tests.until import until
 
 ROOT = Path(__file__).parents[3]
 SHORT_S = 0.05

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -102,10 +100,3 @@ def summing(yard: Yard, name: str = "total", **options: Any) -> Job:
                 yard.out.send(number)
 
     return yard.app.job(yard.numbers, schedule="@daily", name=name, **{"retries": ONCE, **options})(total)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when *condition* is true, of what goes on in this event loop and its threads."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # what is stored rings no bell
-            await asyncio.sleep(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -109,13 +109,6 @@ async def connected(broker: Broker) -> AsyncIterator[RawClient]:
         yield RawClient(reader, writer)
     finally:
         writer.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return when *condition* holds, which other tasks or threads bring about."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110  # it is any condition, and nobody tells when it holds
-            await asyncio.sleep(0)
 
 
 def batch_of(*values: bytes | None, key: bytes | None = None, **options: Any) -> bytearray:

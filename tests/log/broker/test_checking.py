@@ -12,8 +12,9 @@ import pytest
 from framework.log import Log, NewRecord, encode
 from framework.log.broker import Code
 from framework.log.broker.server import CHECKING_THREADS, WORKING_THREADS, Broker
-from tests.log.broker.client import batch_of, producing, until
+from tests.log.broker.client import batch_of, producing
 from tests.log.broker.conftest import Connect, Start
+from tests.until import until
 
 PARTITIONS = 3
 

@@ -22,8 +22,9 @@ from framework.log.broker.table_configs import (
     IncrementalResource,
 )
 from framework.log.locks import CATALOGUE_LOCK
-from tests.log.broker.client import RawClient, until
+from tests.log.broker.client import RawClient
 from tests.log.broker.conftest import Connect, Start
+from tests.until import until
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import pytest
 from framework.log import Log
 from framework.log.broker.table_configs import DescribeConfigsRequest
 from framework.log.broker.table_topics import CreateTopicsRequest, MetadataRequest, MetadataRequestTopic
-from tests.log.broker.client import BY_NAME, batch_of, connected, fetching, producing, until
+from tests.log.broker.client import BY_NAME, batch_of, connected, fetching, producing
 from tests.log.broker.conftest import Start
 from tests.log.broker.test_limits import is_well
+from tests.until import until
 
 WORK = {
     "Produce": producing("flights", {0: batch_of(b"packed" * 1000, compression="gzip")}),

@@ -16,9 +16,10 @@ from framework.log.broker.memory import MIN_FETCH_BYTES
 from framework.log.broker.server import Broker
 from framework.log.broker.table_records import FetchRequest
 from framework.log.header import CRC_START, walk
-from tests.log.broker.client import RawClient, batch_of, bytes_of, connected, fetching, until
+from tests.log.broker.client import RawClient, batch_of, bytes_of, connected, fetching
 from tests.log.broker.conftest import Connect, Start
 from tests.log.conftest import Child
+from tests.until import until
 
 FOREVER_MS = 60_000
 

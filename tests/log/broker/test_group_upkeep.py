@@ -16,8 +16,8 @@ from framework.log.broker.offsets import MemoryOffsets
 from framework.log.broker.table_group_admin import DescribeGroupsRequest, ListGroupsRequest
 from framework.log.broker.table_groups import OffsetFetchGroup, OffsetFetchRequest, OffsetFetchTopic
 from framework.log.errors import Error
-from tests.log.broker.client import until
 from tests.log.broker.office import Office, StillClock
+from tests.until import until
 
 DAY_MS = 86_400_000
 OFTEN = GroupSettings(offsets_retention_check_interval_ms=1)

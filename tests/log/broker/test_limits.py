@@ -21,9 +21,10 @@ from framework.log.broker.server import Broker
 from framework.log.broker.table_configs import ApiVersionsRequest
 from framework.log.broker.table_groups import HeartbeatRequest
 from framework.log.broker.table_records import FetchRequest
-from tests.log.broker.client import RawClient, batch_of, bytes_of, connected, fetching, producing, until
+from tests.log.broker.client import RawClient, batch_of, bytes_of, connected, fetching, producing
 from tests.log.broker.conftest import Connect, Start
 from tests.log.conftest import FaultyFiles
+from tests.until import until
 
 FOREVER_MS = 60_000
 

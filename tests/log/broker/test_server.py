@@ -19,9 +19,10 @@ from framework.log.broker.settings import BrokerSettings, parse_listen
 from framework.log.broker.table_configs import ApiVersionsRequest
 from framework.log.broker.table_groups import FindCoordinatorRequest
 from framework.log.errors import Conflict, InvalidSetting
-from tests.log.broker.client import batch_of, bytes_of, connected, fetching, producing, until
+from tests.log.broker.client import batch_of, bytes_of, connected, fetching, producing
 from tests.log.broker.conftest import Connect, Start
 from tests.log.conftest import Child, FaultyFiles, ManualClock
+from tests.until import until
 
 FOREVER_MS = 60_000
 

@@ -17,8 +17,9 @@ from framework.log import Log, TopicSettings
 from framework.log.broker.context import Context
 from framework.log.broker.handlers import HANDLERS
 from framework.log.broker.table_records import FetchRequest
-from tests.log.broker.client import RawClient, batch_of, bytes_of, fetching, until
+from tests.log.broker.client import RawClient, batch_of, bytes_of, fetching
 from tests.log.broker.conftest import Connect, Start
+from tests.until import until
 
 STUCK, ASKED, ANSWER_BYTES = 10, 50, 4 << 20
 WRITES, WRITE_BYTES, READ_BYTES = 300, 20_000, 100_000

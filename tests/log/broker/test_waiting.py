@@ -11,7 +11,8 @@ import pytest
 from framework.log import Log, Partition
 from framework.log.broker.waiting import Bell, Relay
 from framework.log.doorbell import Doorbell
-from tests.log.broker.client import batch_of, until
+from tests.log.broker.client import batch_of
+from tests.until import until
 
 
 @pytest.fixture
