@@ -72,7 +72,7 @@ class Sending(asyncio.Future[RecordMetadata]):
 
     def settle(self, metadata: RecordMetadata) -> None:
         """It is durable."""
-        then = self._then
+        then, self._then = self._then, None
         if not self.done():  # Somebody may have cancelled it.
             self.set_result(metadata)
         if then is not None:
@@ -80,7 +80,7 @@ class Sending(asyncio.Future[RecordMetadata]):
 
     def fail(self, error: ProducerSendError) -> None:
         """It is not there."""
-        then = self._then
+        then, self._then = self._then, None
         if not self.done():
             self.set_exception(error)
         if then is not None:
@@ -216,6 +216,8 @@ class Outgoing:
         """The records of a batch are durable, or have failed."""
         self._submitted.remove(batch)
         self._bytes -= batch.size
+        # The batch and its delivery know each other, and would keep them until the next garbage collection.
+        sendings, batch.sendings = batch.sendings, []
         if self.has_room:
             self._settled.set()
         if not self._submitted and self._gathering and (self._timer is None or self._is_hurried):
@@ -225,9 +227,9 @@ class Outgoing:
         except (Error, OSError) as error:
             self.failure = self.failure or error
             topic, number = batch.place
-            self._fail(iter(batch.sendings), f"a record to {topic}-{number} was not sent: {error}")
+            self._fail(iter(sendings), f"a record to {topic}-{number} was not sent: {error}")
         else:
-            self._tell(enumerate(batch.sendings, base), batch.place)
+            self._tell(enumerate(sendings, base), batch.place)
 
     def _tell(self, settled: Iterator[tuple[int, Sending]], place: TP) -> None:
         topic, number = place
