@@ -175,6 +175,14 @@ class Consumer(FaustConsumer):
         self._look_for_partitions()
         return await self._opened().take(active_partitions, timeout, self.app.conf.broker_max_poll_records)
 
+    async def _wait_next_records(self, timeout: float) -> Any:
+        """As Faust has it, which sleeps for a second when its buffers are full, whenever they have room again."""
+        if self.flow_active and not self.app.client_only and not self._get_active_partitions():
+            await self._opened().take((), timeout, None)
+            if not self._get_active_partitions():
+                return {}, set()
+        return await super()._wait_next_records(timeout)
+
     def _to_message(self, tp: TP, record: StoredRecord) -> ConsumerMessage:
         offset, key, value = record.offset, record.key, record.value
         self._feeds[tp].handed.append(offset)
