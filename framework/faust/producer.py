@@ -38,12 +38,12 @@ class Buffer(ProducerBuffer):
 
     def _publish(self, producer: Producer, fut: FutureMessage) -> None:
         """As the topic would, without a queue, a task and three turns of the loop: they cost more than all the rest."""
-        message, sensors = fut.message, self.app.sensors
-        channel, key, value = message.channel, message.key, message.value
+        pending, sensors = fut.message, self.app.sensors
+        channel, key, value = pending.channel, pending.key, pending.value
         topic = channel.get_topic_name()
-        state = sensors.on_send_initiated(producer, topic, message=message, keysize=_len(key), valsize=_len(value))
+        state = sensors.on_send_initiated(producer, topic, message=pending, keysize=_len(key), valsize=_len(value))
         try:
-            sending = producer.take(topic, key, value, message.partition, message.timestamp, message.headers)
+            sending = producer.take(topic, key, value, pending.partition, pending.timestamp, pending.headers)
         except ProducerSendError as error:
             # Who sent it may go on, and believe that it will be there.
             producer.fail(error)
