@@ -86,6 +86,10 @@ class Worker:
         """The end of what it wrote, and of what those wrote who had its name before."""
         return self._said.read_text(errors="replace")[-MOST_SAID:]
 
+    def count(self, text: str) -> int:
+        """How often it said so."""
+        return self._said.read_text(errors="replace").count(text)
+
     def wait(self) -> int:
         """How it ended."""
         try:
@@ -154,6 +158,7 @@ class Stage:
         self.folder, self.data = folder, folder / "data"
         self.url = f"framework://{self.data}"
         self._exits, self._workers = ExitStack(), list[Worker]()
+        """Of the workers those that are not to end by themselves."""
 
     def __enter__(self) -> Stage:
         self.log = self._exits.enter_context(Log(self.data, create=True))
@@ -163,8 +168,6 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for worker in self._workers:
-            worker.kill()
         self._exits.close()
 
     def topic(self, name: str, partitions: int, settings: TopicSettings | None = None) -> None:
@@ -186,6 +189,7 @@ class Stage:
         """Any command of Faust's, behind options for all of them."""
         worker = Worker(self, f"app_{app}", name, command, settings)
         self._workers.append(worker)
+        self._exits.callback(worker.kill)  # However the test ends, and whatever has become of it.
         return worker
 
     def ended(self, worker: Worker) -> None:

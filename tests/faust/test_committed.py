@@ -10,7 +10,7 @@ import pytest
 
 from tests.faust.stage import Stage, Worker
 
-STEPS, PARTITIONS = 6, 3
+STEPS, PARTITIONS, MANY = 6, 3, 40_000
 Places = dict[tuple[str, int], int]
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,23 @@ def test_what_faust_commits_is_what_groups_show_says(stage: Stage, seed: int) ->
         assert commits.shown() == commits.noted()
         if what == "stop":
             commits.start()
+    commits.send(10)  # So that there is a worker again, which hears signals.
     commits.until_handled(commits.sent)
     commits.until_committed()
     stage.stop(commits.worker)
     assert commits.shown() == commits.noted()
+
+
+def test_offsets_are_committed_while_records_keep_coming(stage: Stage) -> None:
+    """A commit waits for what was sent before it, not for what is sent meanwhile and waits for company."""
+    for topic in ("numbers", "copies"):
+        stage.topic(topic, PARTITIONS)
+    copies = stage.watch("copies")
+    for partition in range(PARTITIONS):
+        stage.send("numbers", range(partition, MANY, PARTITIONS), partition=partition)
+    workers = [stage.start("forward", name, PRODUCER_LINGER="1.0") for name in ("ada", "grace")]
+    copies.until("half of the copies", lambda: len(copies.different) > MANY // 2)
+    committed = sum(stage.committed("forward", "numbers").values())
+    for worker in workers:
+        stage.kill(worker)
+    assert committed > MANY // 10

@@ -107,13 +107,13 @@ def started(stage: Stage, rounds: Rounds, **settings: str) -> tuple[Worker, Work
 
 def test_partitions_of_killed_workers_go_to_the_others_and_some_to_one_that_joins(stage: Stage, rounds: Rounds) -> None:
     # With the one that serves the group its members and generations are gone, not what was committed.
-    serving, other = started(stage, rounds, **QUICK)
+    serving, other = started(stage, rounds, **QUICK, BEATS="yes")
     stage.kill(serving)
     rounds.until_handled_by(other)
     assert stage.host() == other.pid
     rounds.until_led_by_one_of(other)
 
-    edith = stage.start("forward", "edith", **QUICK)
+    edith = stage.start("forward", "edith", **QUICK, BEATS="yes")
     rounds.until_handled_by(other, edith)
     rounds.until_led_by_one_of(other, edith)
 
@@ -122,7 +122,7 @@ def test_partitions_of_killed_workers_go_to_the_others_and_some_to_one_that_join
     rounds.until_handled_by(other)
     assert stage.host() == other.pid
 
-    joan = stage.start("forward", "joan", **QUICK)
+    joan = stage.start("forward", "joan", **QUICK, BEATS="yes")
     rounds.until_handled_by(other, joan)
     stage.stop(other)
     rounds.until_handled_by(joan)
@@ -135,6 +135,7 @@ def test_partitions_of_killed_workers_go_to_the_others_and_some_to_one_that_join
 def test_a_worker_that_stood_still_for_longer_than_its_session_joins_again(stage: Stage, rounds: Rounds) -> None:
     """What it believes of its partitions counts no more: others have gone on there, and it commits nothing."""
     serving, still = started(stage, rounds, **QUICK)
+    stage.until_committed("forward", "numbers")  # While it appends it holds a lock, and others would wait for it.
     still.signal(signal.SIGSTOP)
     rounds.until_handled_by(serving)
     stage.until_committed("forward", "numbers")
@@ -152,13 +153,15 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_joins_again(stage
 def test_code_that_holds_up_the_worker_that_serves_holds_up_nobody_else(stage: Stage, rounds: Rounds) -> None:
     """Nor does it cost the worker its partitions, although it takes longer than a session."""
     serving, other = started(stage, rounds, BROKER_SESSION_TIMEOUT="1", BROKER_HEARTBEAT_INTERVAL="0.3")
-    owners = rounds.owners()
+    owners, shares = rounds.owners(), [worker.count("on_partitions_assigned") for worker in (serving, other)]
     held = rounds.send(owners.index(serving.name), key=b"hold")
     for _ in range(50):
         rounds.until_handled(rounds.send(owners.index(other.name)))
     assert not rounds.is_handled(held)
     rounds.until_handled(held)
     assert rounds.owners() == owners
+    stage.until_committed("forward", "numbers")
+    assert [worker.count("on_partitions_assigned") for worker in (serving, other)] == shares
     stage.stop(other)
     stage.stop(serving)
     rounds.check_each_once()

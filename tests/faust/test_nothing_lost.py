@@ -11,6 +11,8 @@ import pytest
 from tests.faust.stage import Stage, Watched, Worker
 
 RECORDS, PARTITIONS, KILLS = 100_000, 4, 4
+SLOW = {"PRODUCER_LINGER": "1.0"}
+"""What is sent waits for company, if nobody asks for it: much longer than from one commit to the next."""
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +24,7 @@ def test_of_100_000_records_none_is_lost_through_kills(stage: Stage, seed: int, 
     for partition in range(PARTITIONS):
         stage.send("numbers", range(partition, RECORDS, PARTITIONS), partition=partition)
     copies = stage.watch("copies")
-    workers = [stage.start("forward", name) for name in ("ada-0", "grace-0")]
+    workers = [stage.start("forward", name, **SLOW) for name in ("ada-0", "grace-0")]
     kills = []
     for number, count in enumerate(sorted(draw.sample(range(5_000, RECORDS - 10_000), KILLS)), 1):
         copies.until(f"{count} copies", lambda count=count: len(copies.different) >= count)  # type: ignore[misc]
@@ -31,7 +33,7 @@ def test_of_100_000_records_none_is_lost_through_kills(stage: Stage, seed: int, 
         stage.kill(victim)
         check_all_that_is_committed_is_there(stage, copies)
         workers.remove(victim)
-        workers.append(stage.start("forward", f"{victim.name.partition('-')[0]}-{number}"))
+        workers.append(stage.start("forward", f"{victim.name.partition('-')[0]}-{number}", **SLOW))
     copies.until("all copies", lambda: len(copies.different) == RECORDS)
     stage.until_committed("forward", "numbers")
     for worker in workers:
