@@ -175,6 +175,12 @@ class Consumer(FaustConsumer):
         self._look_for_partitions()
         return await self._opened().take(active_partitions, timeout, self.app.conf.broker_max_poll_records)
 
+    async def _wait_next_records(self, timeout: float) -> Any:
+        """As Faust, which sleeps for a second when its buffers are full, though they may have room in a moment."""
+        if self.flow_active and not self.app.client_only and not self._get_active_partitions():
+            return await self._opened().take((), timeout, None), set()
+        return await super()._wait_next_records(timeout)
+
     def _to_message(self, tp: TP, record: StoredRecord) -> ConsumerMessage:
         offset, key, value = record.offset, record.key, record.value
         self._feeds[tp].handed.append(offset)
@@ -363,7 +369,7 @@ class Consumer(FaustConsumer):
             await self.maybe_wait_for_commit_to_finish()
         await super().commit_and_end_transactions()
 
-    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+    async def _add_gap(self, *gap: Any) -> None:
         """Nothing: the frontier needs no gaps, and Faust's take in the record behind them."""
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:

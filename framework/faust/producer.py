@@ -7,29 +7,19 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from faust import Topic
 from faust.exceptions import NotReady, ProducerSendError
 from faust.transport.producer import Producer as FaustProducer
 from faust.transport.producer import ProducerBuffer
 from faust.types import TP
-from faust.types.tuples import RecordMetadata
+from faust.types.tuples import FutureMessage, RecordMetadata
 from mode.utils.times import want_seconds
 
+from framework.faust.outgoing import Outgoing, Sending
 from framework.faust.topics import ensure_topic, settings_of
-from framework.log import Headers, Log, NewRecord, partition_of
-from framework.log import Producer as LogProducer
-from framework.log.ack import Delivery
-from framework.log.catalogue import TopicInfo
+from framework.log import Headers, Log, NewRecord, TopicInfo, partition_of
 from framework.log.codec import NO_HEADERS
 from framework.log.errors import Error, UnknownTopic
-
-MOST_BYTES = 32 << 20
-"""More than that, sent and not acknowledged yet, makes who sends wait."""
-GATHER_S, QUIET_S = 0.03, 0.002
-"""How far apart records go to the disk while more are coming, and for how long none has come when no more are. The
-first one after a pause goes at once."""
-LINGER_MS = 100
-"""How long a record waits at most for those that were sent before it to be durable."""
-CREATE_TIME = 0
 
 
 class Buffer(ProducerBuffer):
@@ -38,13 +28,35 @@ class Buffer(ProducerBuffer):
     is_sending = False
     """Whether a record is in neither queue: taken out of this one, and not in that of the log yet."""
 
+    def put(self, fut: FutureMessage) -> None:
+        """Send a record: at once, or if that has to wait for something, as soon as the others before it."""
+        producer: Producer = self.app.producer
+        if self.is_empty and producer.takes_at_once and _is_published_as_ever(fut):
+            self._publish(producer, fut)
+        else:
+            super().put(fut)
+
+    def _publish(self, producer: Producer, fut: FutureMessage) -> None:
+        """As the topic would, without a queue, a task and three turns of the loop: they cost more than all the rest."""
+        pending, sensors = fut.message, self.app.sensors
+        channel, key, value = pending.channel, pending.key, pending.value
+        topic = channel.get_topic_name()
+        state = sensors.on_send_initiated(producer, topic, message=pending, keysize=_len(key), valsize=_len(value))
+        try:
+            sending = producer.take(topic, key, value, pending.partition, pending.timestamp, pending.headers)
+        except ProducerSendError as error:
+            # Who sent it may go on, and believe that it will be there.
+            producer.fail(error)
+            raise
+        sending.add_done_callback(partial(channel._on_published, message=fut, state=state, producer=producer))
+
     async def _send_pending(self, sent: Any) -> None:
         self.is_sending = True
         try:
             await super()._send_pending(sent)
         except ProducerSendError as error:
             # Who sent it has gone on, and believes that it will be there.
-            self.app.producer.failure = self.app.producer.failure or error
+            self.app.producer.fail(error)
             raise
         finally:
             self.is_sending = False
@@ -52,7 +64,17 @@ class Buffer(ProducerBuffer):
     @property
     def is_empty(self) -> bool:
         """Whether everything that was put in has gone on."""
-        return not self.size and not self.is_sending
+        return not self.pending.qsize() and not self.is_sending
+
+
+def _is_published_as_ever(fut: FutureMessage) -> bool:
+    """Whether the channel has not said otherwise."""
+    channel = type(fut.message.channel)
+    return channel.publish_message is Topic.publish_message and channel._on_published is Topic._on_published
+
+
+def _len(data: Any) -> int:
+    return len(data) if isinstance(data, bytes) else 0
 
 
 class Producer(FaustProducer):
@@ -67,28 +89,17 @@ class Producer(FaustProducer):
         super().__init__(transport, loop=loop, **kwargs)
         self.buffer = Buffer(loop=self.loop, beacon=self.beacon)
         self.buffer.app = self.app
-        self.failure: Exception | None = None
-        """The first failure of something that had been taken: then nothing that may depend on it is committed."""
-        self._in_loop: asyncio.AbstractEventLoop
+        self._failure: Exception | None = None
         self._log: Log | None = None
-        self._sender: LogProducer | None = None
+        self._outgoing: Outgoing | None = None
         self._topics: dict[str, TopicInfo] = {}
         self._topics_version = -1
         self._next_partition = 0
-        self._batches: dict[Delivery, list[tuple[asyncio.Future[RecordMetadata], int, int, int]]] = {}
-        """Of each batch that is not durable yet the records: future, index, timestamp and size."""
-        self._in_flight = self._in_flight_bytes = 0
-        self._syncing = 0
-        """How many of those in flight are on their way to the disk; the others wait for them."""
-        self._went_s = 0.0
-        self._is_scheduled = False
-        self._settled = asyncio.Event()
 
     async def on_start(self) -> None:
         """Open the directory."""
-        self._in_loop = asyncio.get_running_loop()
         self._log = await self.transport.open_log()
-        self._sender = self._log.producer(linger_ms=self.linger_ms or LINGER_MS, compression=self.compression_type)
+        self._outgoing = Outgoing(self._log, linger_s=self.linger_ms / 1000, compression=self.compression_type)
         await super().on_start()
 
     async def on_stop(self) -> None:
@@ -96,12 +107,21 @@ class Producer(FaustProducer):
         await super().on_stop()
         await self.flush()
         await self.buffer.stop()
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            sender.flush()
-            await self._wait_settled()
+        outgoing, self._outgoing = self._outgoing, None
+        if outgoing is not None:
+            await outgoing.wait_settled()
+            self._failure = self.failure or outgoing.failure
             self._log = None
             await self.transport.close_log()
+
+    @property
+    def failure(self) -> Exception | None:
+        """The first failure of something that had been taken: then nothing that may depend on it is committed."""
+        return self._failure or (self._outgoing.failure if self._outgoing else None)
+
+    def fail(self, error: Exception) -> None:
+        """Something that had been taken was not sent."""
+        self._failure = self._failure or error
 
     # Sending.
 
@@ -121,35 +141,40 @@ class Producer(FaustProducer):
         Raises:
             ProducerSendError: The topic does not take it.
         """
-        sender, log = self._open()
+        outgoing, _ = self._open()
+        if not outgoing.has_room:
+            await outgoing.wait_for_room()
+        return self.take(topic, key, value, partition, timestamp, headers)
+
+    def take(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+    ) -> Sending:
+        """As `send`, whether there is room or not."""
+        outgoing, log = self._open()
         given: Headers = NO_HEADERS
         if headers:
             given = list(headers.items() if isinstance(headers, Mapping) else headers)
         self.app.on_produce_message.send(
             key=key, value=value, partition=partition, timestamp=timestamp, headers=given if headers else headers
         )
-        if self._in_flight_bytes > MOST_BYTES:
-            await self._wait_for_room()
         stamp = int(timestamp * 1000.0) if timestamp else log.clock.now_ms()
         try:
             info = self._topic(log, topic)
-            number = self._partition(info, key, partition)
-            ack = sender.send_to(info, number, NewRecord(key, value, stamp, given))
+            number = self._partition(info, key) if partition is None else partition
+            return outgoing.add(info, number, NewRecord(key, value, stamp, given))
         except Error as error:
             raise ProducerSendError(f"a record to {topic!r} was not sent: {error}") from error
-        done: asyncio.Future[RecordMetadata] = self._in_loop.create_future()
-        delivery, index = ack.batch
-        batch = self._batches.get(delivery)
-        if batch is None:
-            batch = self._batches[delivery] = []
-            delivery.call_back(partial(self._settle, delivery, TP(topic, number)))
-        size = len(key or b"") + len(value or b"")
-        batch.append((done, index, stamp, size))
-        self._in_flight += 1
-        self._in_flight_bytes += size
-        if not self._syncing and not self._is_scheduled and not self.linger_ms:
-            self._schedule()
-        return done
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Whether `send` need not wait for anything."""
+        return self._outgoing is not None and self._outgoing.has_room and self._started.is_set()
 
     async def send_and_wait(
         self,
@@ -166,69 +191,13 @@ class Producer(FaustProducer):
         return await (await self.send(topic, key, value, partition, timestamp, headers))
 
     async def flush(self) -> None:
-        """Wait until everything that was sent is durable, or has failed."""
+        """Wait until everything that was sent until now is durable, or has failed."""
         # The buffer's own gives up when nothing moved for a moment.
         while not self.buffer.is_empty and not self.buffer.should_stop:
             await self.buffer.flush()
             await asyncio.sleep(0)
-        if self._sender is not None:
-            self._sender.flush()
-            await self._wait_settled()
-
-    def _schedule(self) -> None:
-        """Have what waits go to the disk: at the end of this turn, or if there was more just before, in a moment."""
-        self._is_scheduled = True
-        if self._in_flight > 1 and self._in_loop.time() < self._went_s + GATHER_S:
-            self._in_loop.call_later(QUIET_S, self._look, self._in_flight)
-        else:
-            self._in_loop.call_soon(self._go)
-
-    def _look(self, in_flight: int) -> None:
-        """Wait on as long as more is coming."""
-        if self._in_flight > in_flight and self._in_loop.time() < self._went_s + GATHER_S:
-            self._in_loop.call_later(QUIET_S, self._look, self._in_flight)
-        else:
-            self._go()
-
-    def _go(self) -> None:
-        self._is_scheduled = False
-        if self._sender is not None and self._in_flight:
-            self._syncing, self._went_s = self._in_flight, self._in_loop.time()
-            self._sender.flush()
-
-    def _settle(self, delivery: Delivery, tp: TP) -> None:
-        """The records of a batch are durable, or have failed."""
-        batch = self._batches.pop(delivery)
-        self._in_flight -= len(batch)
-        self._in_flight_bytes -= sum(size for _, _, _, size in batch)
-        if self._syncing:
-            self._syncing = max(self._syncing - len(batch), 0)
-            if not self._syncing and self._in_flight and not self.linger_ms and not self._is_scheduled:
-                self._schedule()
-        if not self._in_flight or self._in_flight_bytes <= MOST_BYTES:
-            self._settled.set()
-        topic, number = tp
-        try:
-            base = delivery.result()
-        except (Error, OSError) as error:
-            self.failure = self.failure or error
-            for done, _, _, _ in batch:
-                if not done.done():
-                    done.set_exception(ProducerSendError(f"a record to {topic!r} was not sent: {error}"))
-            return
-        for done, index, stamp, _ in batch:
-            if not done.done():
-                done.set_result(RecordMetadata(topic, number, tp, base + index, stamp / 1000.0, CREATE_TIME))
-
-    async def _wait_settled(self) -> None:
-        while self._in_flight:
-            self._settled.clear()
-            await self._settled.wait()
-
-    async def _wait_for_room(self) -> None:
-        while self._in_flight_bytes > MOST_BYTES:
-            self._settled.clear()
-            await self._settled.wait()
+        if self._outgoing is not None:
+            await self._outgoing.wait_settled()
 
     # Topics.
 
@@ -267,16 +236,16 @@ class Producer(FaustProducer):
     def key_partition(self, topic: str, key: bytes) -> TP:
         """Where records of *key* go."""
         _, log = self._open()
-        return TP(topic, self._partition(self._topic(log, topic), key, None))
+        return TP(topic, self._partition(self._topic(log, topic), key))
 
     def supports_headers(self) -> bool:
         """It does."""
         return True
 
-    def _open(self) -> tuple[LogProducer, Log]:
-        if self._sender is None or self._log is None:
+    def _open(self) -> tuple[Outgoing, Log]:
+        if self._outgoing is None or self._log is None:
             raise NotReady("the producer has not been started")
-        return self._sender, self._log
+        return self._outgoing, self._log
 
     def _topic(self, log: Log, name: str) -> TopicInfo:
         """The topic *name*, made if need be."""
@@ -292,11 +261,7 @@ class Producer(FaustProducer):
             self._topics[name] = info
         return info
 
-    def _partition(self, info: TopicInfo, key: bytes | None, partition: int | None) -> int:
-        if partition is not None:
-            assert self._log is not None
-            self._log.partition(info, partition)  # Is there one?
-            return partition
+    def _partition(self, info: TopicInfo, key: bytes | None) -> int:
         if self.partitioner is not None:
             everyone = list(range(info.partitions))
             return int(self.partitioner(key, everyone, everyone))
