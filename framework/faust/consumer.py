@@ -173,6 +173,10 @@ class Consumer(FaustConsumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[StoredRecord]]:
         """What there is of the *active_partitions*; waits for it."""
         self._look_for_partitions()
+        if not self.app.client_only:
+            # The recovery of one rebalance may let it read before the next one has told Faust whose records these are.
+            wanted = self._feeds if active_partitions is None else active_partitions
+            active_partitions = {tp for tp in wanted if tp in self.app.topics._tp_to_callback}
         return await self._opened().take(active_partitions, timeout, self.app.conf.broker_max_poll_records)
 
     async def _wait_next_records(self, timeout: float) -> Any:
@@ -293,10 +297,8 @@ class Consumer(FaustConsumer):
 
     def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
         """Where records of *key* go."""
-        if partition is not None:
+        if partition is not None or key is None or self.topic_partitions(topic) is None:
             return partition
-        if key is None or self.topic_partitions(topic) is None:
-            return None
         return int(self.app.producer.key_partition(topic, key).partition)
 
     def _new_topicpartition(self, topic: str, partition: int) -> TP:
@@ -388,9 +390,7 @@ class Consumer(FaustConsumer):
         if failure is not None:
             await self.crash(failure)
             return False
-        if group is None or standing is None:
-            return False
-        return await group.commit(offsets, standing)
+        return group is not None and standing is not None and await group.commit(offsets, standing)
 
     async def create_topic(self, *args: Any, **kwargs: Any) -> None:
         """As `Producer.create_topic`."""
