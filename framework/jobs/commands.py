@@ -82,7 +82,8 @@ class Commands:
         except StateFailed:
             self._runner.states.of(job).paused = before
             raise
-        self._runner.changed(job).set()
+        finally:  # Also if it failed: the job may have looked meanwhile.
+            self._runner.changed(job).set()
 
     async def cancel(self, name: str, run: str | None, *, by: str) -> Done:
         """Stop the runs of the job that are at work or waiting, or just *run*.
