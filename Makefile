@@ -43,7 +43,7 @@ broker-peers: | $(BIN)/python ## let bench compare the broker with others: serve
 	$(BIN)/python -m tests.benchmarks.brokers.install
 
 torture: $(DEV) ## power cuts and kills at every operation of the log, brokers killed under their clients, with many more seeds; takes long
-	FRAMEWORK_TORTURE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults tests/log
+	FRAMEWORK_TORTURE=1 FRAMEWORK_TORTURE_REPORT=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/faults tests/log
 
 clean: ## remove .venv and all that the commands above leave behind, the example's data too
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -102,12 +102,6 @@ class Ack(Awaitable[Sent]):
         """Whether it is acknowledged, or has failed."""
         return (self._done is None or self._done.done()) and all(ack.done for ack in self._also)
 
-    @property
-    def batch(self) -> tuple[Delivery, int]:
-        """The batch that the record is in, and its index there; for whoever waits for many of them at once."""
-        assert self._done is not None, "what joins a commit is in no batch yet"
-        return self._done, self._index
-
     def __await__(self) -> Generator[Any, None, Sent]:
         for ack in self._also:
             yield from ack.__await__()
@@ -143,22 +137,25 @@ class _Turn:
     """
 
     def __init__(self) -> None:
-        self._calls = deque[list[Callable[[], None]]]()
+        self._calls = deque[Callable[[], None]]()
         self._is_woken = False
 
-    def add(self, loop: asyncio.AbstractEventLoop, calls: list[Callable[[], None]]) -> None:
+    def add(self, loop: asyncio.AbstractEventLoop, calls: Iterable[Callable[[], None]]) -> None:
         """Have *calls* made, too; from any thread."""
-        self._calls.append(calls)
+        self._calls.extend(calls)
         if not self._is_woken:
             self._is_woken = True
             with suppress(RuntimeError):  # The loop is closed, and nobody waits any more.
-                loop.call_soon_threadsafe(self._make)
+                loop.call_soon_threadsafe(self._make, loop)
 
-    def _make(self) -> None:
+    def _make(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_woken = False  # First: whoever comes from now on wakes the loop again.
-        while self._calls:
-            for call in self._calls.popleft():
-                call()
+        try:
+            while self._calls:
+                self._calls.popleft()()
+        finally:
+            if self._calls:  # That one has raised, and the others are called all the same.
+                self.add(loop, ())
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn] = WeakKeyDictionary()

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import settings
 
 SEED_VARIABLE = "FRAMEWORK_TEST_SEED"
+REPORT_VARIABLE = "FRAMEWORK_TORTURE_REPORT"
+"""Set by `make torture` and nobody else: a run of some of its tests must not replace the report of all."""
 SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(32))
 os.environ[SEED_VARIABLE] = str(SEED)  # The processes that share the tests have the same.
 TESTS = Path(__file__).parent
@@ -49,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for test_name, text in reports:
         terminalreporter.section(test_name)
         terminalreporter.write_line(text)
-    if os.environ.get("FRAMEWORK_TORTURE") == "1":
+    if os.environ.get(REPORT_VARIABLE) == "1":
         _write_down(terminalreporter, sorted(reports))
 
 

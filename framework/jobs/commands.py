@@ -102,14 +102,14 @@ class Commands:
         at_work = [row for row in found if row.id in self._runner.active]
         for row in at_work:
             self._runner.cancel(row, f"by {by}")
-        await self._forget([row for row in found if row not in at_work], by)
+        await self._forget(job, [row for row in found if row not in at_work], by)
         said = [
             (at_work, "told to stop at the next record"),
             ([row for row in found if row not in at_work], "cancelled"),
         ]
         return Done("; ".join(f"{how}: {_named(runs)}" for runs, how in said if runs))
 
-    async def _forget(self, waiting: list[RunRow], by: str) -> None:
+    async def _forget(self, job: Job, waiting: list[RunRow], by: str) -> None:
         """Let runs be cancelled that are not at work: first here, so that nobody begins them meanwhile."""
         before = [(row, row.state, row.error) for row in waiting]
         for row in waiting:
@@ -121,6 +121,8 @@ class Commands:
             for row, state, error in before:
                 row.state, row.ended, row.error = state, 0.0, error
                 self._runner.waiting_rows[row.id] = row
+            self._runner.changed(job).set()  # Both may have looked meanwhile, and found nothing to begin.
+            self._runner.backfills_wanted(job).set()
             raise
 
     def _unfinished(self, job: Job) -> list[RunRow]:

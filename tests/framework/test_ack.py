@@ -151,9 +151,11 @@ async def test_a_signal_arrives_although_a_thousand_batches_are_acknowledged_mea
         log.create_topic("numbers", 1)
         loop.add_signal_handler(signal.SIGUSR1, heard.set)
         try:
+            waiting = []
             for number in range(1_000):
                 ack = producer.send("numbers", b"%d" % number)
-                ack.batch[0].call_back(lambda: None)
+                waiting.append(ack.__await__())
+                next(waiting[-1])  # As a task that awaits it.
                 producer.flush()
             ack.result(LIMIT)  # The loop does nothing until then.
             signal.raise_signal(signal.SIGUSR1)
@@ -161,3 +163,28 @@ async def test_a_signal_arrives_although_a_thousand_batches_are_acknowledged_mea
                 await heard.wait()
         finally:
             loop.remove_signal_handler(signal.SIGUSR1)
+
+
+class Nobody:
+    """Holds no batch back."""
+
+    def flush(self) -> None: ...
+
+    def hurry(self) -> None: ...
+
+
+async def test_of_what_is_called_back_one_that_raises_keeps_nobody_from_being_called(tmp_path: Path) -> None:
+    loop, told, called = asyncio.get_running_loop(), list[object](), asyncio.Event()
+    loop.set_exception_handler(lambda _, context: told.append(context.get("exception")))
+
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    first, second = Delivery(Nobody()), Delivery(Nobody())
+    for delivery, call in ((first, fail), (first, fail), (second, called.set)):
+        delivery.call_back(call)
+    first.set_result(0)
+    second.set_result(1)
+    async with asyncio.timeout(LIMIT.total_seconds()):
+        await called.wait()
+    assert [str(error) for error in told] == ["on purpose"] * 2
