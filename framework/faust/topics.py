@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from framework.log import Log, TopicSettings
 from framework.log.broker.configs import FIXED
+from framework.log.broker.configs import settings_of as parsed_settings
 from framework.log.catalogue import TopicInfo
 from framework.log.errors import TopicExists, UnknownTopic
-from framework.log.settings import Setting, check_topic_name, parse_setting
+from framework.log.settings import check_topic_name
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +48,19 @@ def settings_of(
     Raises:
         InvalidSetting: A value is out of its range.
     """
-    found: dict[str, Setting] = {}
-    policies = [policy for policy, wanted in (("compact", compacting), ("delete", deleting)) if wanted]
+    wanted: dict[str, str | None] = {}
+    policies = [policy for policy, is_wanted in (("compact", compacting), ("delete", deleting)) if is_wanted]
     if policies:
-        found["cleanup.policy"] = ",".join(policies)
+        wanted["cleanup.policy"] = ",".join(policies)
     if retention_s:
-        found["retention.ms"] = int(retention_s * 1000)
+        wanted["retention.ms"] = str(int(retention_s * 1000))
     known = log.defaults.as_config()
     for name, value in (config or {}).items():
         if name in known:
-            found[name] = parse_setting(name, str(value))
+            wanted[name] = str(value)
         elif name not in FIXED:
             logger.warning("left out of a topic's config: unknown topic setting %r, which is %r", name, value)
-    return replace(log.defaults, **TopicSettings.fields_of(found))  # type: ignore[arg-type]  # checked there
+    return parsed_settings(wanted, log.defaults)
 
 
 class Cluster:
