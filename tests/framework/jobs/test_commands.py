@@ -17,8 +17,11 @@ from framework.jobs.fires import Fire
 from framework.jobs.job import Job
 from framework.jobs.serving import Serving
 from framework.log.errors import Conflict, NotFound, UnknownPartition, UsageError
+from framework.state.errors import StateFailed
 from tests.framework.jobs.yard import DAY, START, Yard, summing
 from tests.until import until
+
+LIMIT_S = 10.0
 
 
 @pytest.fixture
@@ -49,6 +52,34 @@ async def test_a_pause_outlives_the_worker_and_says_who_and_why(yard: Yard) -> N
         await yard.commands.resume("total")
         await until(lambda: [row.state for row in yard.runner.history(job)] == ["succeeded"])
     assert (await yard.commands.resume("total")).text == "job 'total' is not paused"
+
+
+async def test_a_job_that_has_seen_a_pause_which_the_disk_refused_goes_on(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, waits, has_seen = summing(yard), asyncio.Event(), asyncio.Event()
+    yard.start()
+    yard.append(START, 1)
+    wait, commit = Serving._wait, yard.runner.commit
+
+    async def wait_for_change(serving: Serving, its: Job) -> None:
+        (has_seen if yard.runner.states.of(its).paused else waits).set()
+        await wait(serving, its)
+
+    async def refuse(changes: object) -> None:
+        yard.clock.ms += 2 * DAY // timedelta(milliseconds=1)
+        yard.runner.changed(job).set()
+        await has_seen.wait()
+        monkeypatch.setattr(yard.runner, "commit", commit)
+        raise StateFailed("no room")
+
+    monkeypatch.setattr(Serving, "_wait", wait_for_change)
+    async with alongside(Serving(yard.runner).run()):
+        await waits.wait()
+        monkeypatch.setattr(yard.runner, "commit", refuse)
+        with pytest.raises(StateFailed, match="no room"):
+            await yard.commands.pause("total", by="ann", why="")
+        await until(lambda: [row.state for row in yard.runner.history(job)] == ["succeeded"], LIMIT_S)
 
 
 async def test_who_asks_for_a_job_that_is_not_there_is_told_which_are(yard: Yard) -> None:
