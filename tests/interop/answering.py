@@ -52,6 +52,19 @@ class Refused(Exception):
         self.code = code
 
 
+def member_options(address: str, group: str, instance: str | None, session_ms: int) -> dict[str, Any]:
+    """How a member of a group is set up, as two of the clients call it."""
+    return {
+        "bootstrap_servers": address,
+        "group_id": group,
+        "group_instance_id": instance,
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": 200,
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,
+    }
+
+
 class Member:
     """What a member of a group has seen."""
 

@@ -12,7 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError, for_code
 
-from tests.interop.answering import LIMIT_S, HasNone, Member, serve_async
+from tests.interop.answering import LIMIT_S, HasNone, Member, member_options, serve_async
 
 LARGE = 64 << 20
 
@@ -71,15 +71,7 @@ class Driver:
         if cooperative:
             raise HasNone("its members give up all partitions when one comes or goes")
         self.member = member = Member()
-        self.consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.address,
-            group_id=group,
-            group_instance_id=instance,
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=200,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-        )
+        self.consumer = AIOKafkaConsumer(**member_options(self.address, group, instance, session_ms))
         self.consumer.subscribe([topic], listener=Listener(member))
         await self.consumer.start()
         self.polling = self.tasks.create_task(self._poll(member))

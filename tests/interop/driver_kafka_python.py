@@ -20,7 +20,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
 
-from tests.interop.answering import LIMIT_S, Member, serve
+from tests.interop.answering import LIMIT_S, Member, member_options, serve
 
 LARGE = 64 << 20
 TURN_MS = 1000
@@ -91,13 +91,7 @@ class Driver:
     def join(self, group: str, topic: str, instance: str | None, session_ms: int, cooperative: bool) -> None:
         self.member = Member()
         self.consumer = KafkaConsumer(
-            bootstrap_servers=self.address,
-            group_id=group,
-            group_instance_id=instance,
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=200,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
+            **member_options(self.address, group, instance, session_ms),
             partition_assignment_strategy=[CooperativeStickyAssignor] if cooperative else [RangePartitionAssignor],
         )
         self.consumer.subscribe([topic], listener=Listener(self.member))
