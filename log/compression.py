@@ -17,7 +17,7 @@ from typing import Any
 
 import cramjam
 
-from framework.log.errors import Damaged
+from framework.log.errors import Damaged, InvalidSetting
 
 COMPRESSIONS: Mapping[str, int] = {"uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 """Kafka's names of them, and what bits 0-2 of a batch's attributes say."""
@@ -33,6 +33,17 @@ _SNAPPY_BLOCK_BYTES = 32 << 10
 _LENGTH = struct.Struct(">i")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _GROWTH = 4
+
+
+def check_compression(name: str | None) -> str | None:
+    """*name*, if a producer can compress so; None leaves it to the topic.
+
+    Raises:
+        InvalidSetting: It is none of `COMPRESSIONS`.
+    """
+    if name is not None and name not in COMPRESSIONS:
+        raise InvalidSetting(f"compression {name!r} is not known: it is one of {', '.join(COMPRESSIONS)}")
+    return name
 
 
 def compress(kind: int, data: bytes | bytearray | memoryview) -> bytes:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from framework.log.ack import Ack, Delivery
 from framework.log.catalogue import TopicInfo
 from framework.log.codec import NO_HEADERS, Headers, NewRecord, encode
+from framework.log.compression import check_compression
 from framework.log.errors import Error, InvalidSetting, LogClosed
 from framework.log.keys import partition_of
 
@@ -67,7 +68,7 @@ class Producer:
         ):
             if not isinstance(value, int) or not low <= value <= high:
                 raise InvalidSetting(f"{name} is {value!r}, it must lie between {low} and {high}")
-        self._log, self._compression = log, compression
+        self._log, self._compression = log, check_compression(compression)
         self._lingers, self._linger_s = linger_ms is not None, (LINGER_MS if linger_ms is None else linger_ms) / 1000
         self._batch_bytes, self._buffer_bytes = batch_bytes, buffer_bytes
         self._buffers: dict[tuple[str, int], _Buffer] = {}

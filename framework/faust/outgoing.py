@@ -26,6 +26,7 @@ from faust.types.tuples import RecordMetadata
 
 from framework.log import Log, NewRecord, Partition, TopicInfo, encode
 from framework.log.ack import Delivery
+from framework.log.compression import check_compression
 from framework.log.errors import Error
 
 MOST_BYTES = 32 << 20
@@ -108,8 +109,12 @@ class Outgoing:
     """What was sent and is not settled. Use it in one event loop."""
 
     def __init__(self, log: Log, *, linger_s: float = 0.0, compression: str | None = None) -> None:
-        """With *linger_s* all records wait so long for company, whoever waits for them."""
-        self._log, self._linger_s, self._compression = log, linger_s, compression
+        """With *linger_s* all records wait so long for company, whoever waits for them.
+
+        Raises:
+            InvalidSetting: There is no such *compression*.
+        """
+        self._log, self._linger_s, self._compression = log, linger_s, check_compression(compression)
         self._loop = asyncio.get_running_loop()
         self.failure: Exception | None = None
         """The first failure of something that had been taken."""

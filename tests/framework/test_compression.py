@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from framework import App, Stream
-from framework.log import TopicSettings
+from framework.log import Log, TopicSettings
 from framework.log.compression import COMPRESSIONS
+from framework.log.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from tests.framework.conftest import Shop
@@ -67,3 +69,10 @@ async def test_a_topic_that_is_altered_holds_both_and_is_read_across(shop: Shop)
     await shop.run(app)
     assert shop.values(copies) == TEXTS
     assert kinds(app, "texts") == {COMPRESSIONS["lz4"], COMPRESSIONS["zstd"]}
+
+
+def test_a_producer_that_would_compress_as_nobody_can_is_refused_before_it_sends(tmp_path: Path) -> None:
+    with Log(tmp_path / "data", create=True) as log:
+        with pytest.raises(InvalidSetting, match=r"compression 'none' is not known: it is one of uncompressed, gzip, "):
+            log.producer(compression="none")
+        log.producer(compression="zstd").close()
