@@ -75,19 +75,15 @@ class Sending(asyncio.Future[RecordMetadata]):
             self._then, found = None, 1
         return found + super().remove_done_callback(fn)
 
-    def settle(self, metadata: RecordMetadata) -> None:
-        """It is durable."""
+    def settle(self, outcome: RecordMetadata | ProducerSendError) -> None:
+        """It is durable, or is not there."""
         then, self._then = self._then, None
-        if not self.done():  # Somebody may have cancelled it.
-            self.set_result(metadata)
-        if then is not None:
-            then(self)
-
-    def fail(self, error: ProducerSendError) -> None:
-        """It is not there."""
-        then, self._then = self._then, None
-        if not self.done():
-            self.set_exception(error)
+        if self.done():  # Somebody may have cancelled it.
+            pass
+        elif isinstance(outcome, RecordMetadata):
+            self.set_result(outcome)
+        else:
+            self.set_exception(outcome)
         if then is not None:
             then(self)
 
@@ -240,33 +236,25 @@ class Outgoing:
             self._settled.set()
         if not self._submitted and self._gathering and (self._timer is None or self._is_hurried):
             self._schedule()  # First: the disk works while the others hear of it.
+        place, (topic, number) = batch.place, batch.place
         try:
             base = batch.delivery.result()
         except (Error, OSError) as error:
             self.failure = self.failure or error
-            topic, number = batch.place
-            self._fail(iter(sendings), f"a record to {topic}-{number} was not sent: {error}")
+            reason = f"a record to {topic}-{number} was not sent: {error}"
+            self._tell((sending, ProducerSendError(reason)) for sending in sendings)
         else:
-            self._tell(enumerate(sendings, base), batch.place)
+            self._tell(
+                (sending, RecordMetadata(topic, number, place, offset, sending.stamp / 1000.0, CREATE_TIME))
+                for offset, sending in enumerate(sendings, base)
+            )
 
-    def _tell(self, settled: Iterator[tuple[int, Sending]], place: TP) -> None:
-        topic, number = place
+    def _tell(self, outcomes: Iterator[tuple[Sending, RecordMetadata | ProducerSendError]]) -> None:
         try:
-            for offset, sending in settled:
-                metadata = RecordMetadata(topic, number, place, offset, sending.stamp / 1000.0, CREATE_TIME)
-                sending.settle(metadata)
-        except (
-            BaseException
-        ):  # It is one that was called back that has raised it: the others hear of theirs all the same.
-            self._loop.call_soon(self._tell, settled, place)
-            raise
-
-    def _fail(self, failed: Iterator[Sending], reason: str) -> None:
-        try:
-            for sending in failed:
-                sending.fail(ProducerSendError(reason))
-        except BaseException:
-            self._loop.call_soon(self._fail, failed, reason)
+            for sending, outcome in outcomes:
+                sending.settle(outcome)
+        except BaseException:  # Of what was called back with the last one: the others hear of theirs all the same.
+            self._loop.call_soon(self._tell, outcomes)
             raise
 
 
